@@ -1,0 +1,13 @@
+//! Words and rules of Overnight.
+//!
+//! Nothing here does I/O, waits or reads a clock: time is an argument. What other crates decide with, they find here;
+//! what they do is theirs.
+
+pub mod batch;
+pub mod chunk;
+pub mod fault;
+pub mod file;
+pub mod ids;
+pub mod route;
+pub mod tally;
+pub mod time;
