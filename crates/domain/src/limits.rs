@@ -1,0 +1,152 @@
+//! Every limit of Overnight, each with its reason. What a setting can change has its default here.
+
+use std::time::Duration;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+/// The longest request line. A request with images in it fits; what is longer belongs into a file of its own.
+pub const REQUEST_LEN_MAX: u64 = 16 * MIB;
+/// The longest answer of an engine that we take.
+pub const ANSWER_LEN_MAX: u64 = 16 * MIB;
+/// Bodies and answers in memory together: the window waits for room in it.
+pub const MEMORY_BUDGET: u64 = 256 * MIB;
+
+/// A chunk at most: small enough that losing a lease costs little, large enough that a million requests are some
+/// hundred rows.
+pub const CHUNK_REQUESTS_MAX: u32 = 5_000;
+pub const CHUNK_LEN_MAX: u64 = 8 * MIB;
+/// A small batch is still cut into about this many chunks, so that several engines share it.
+pub const CHUNKS_PER_BATCH_MIN: u64 = 8;
+/// No chunk is cut smaller than this for sharing: below it the lease costs more than it gives.
+pub const CHUNK_REQUESTS_MIN: u32 = 64;
+
+/// Plan entries that are sorted in memory; more are sorted in runs on disk. 40 bytes each.
+pub const PLAN_RUN_ENTRIES: usize = 1 << 20;
+/// Digests of custom ids that are kept in memory while looking for duplicates; more are sorted in runs on disk.
+pub const CUSTOM_ID_RUN_ENTRIES: usize = 1 << 20;
+/// Different models, and different reload-forcing options, that one batch may name. They are interned while planning.
+pub const MODELS_PER_BATCH_MAX: usize = 1_000;
+/// Longer than any sensible key; it is compared and echoed, never indexed.
+pub const CUSTOM_ID_LEN_MAX: usize = 4 * 1024;
+/// Problems that a rejected batch lists; the last entry says how many more there are.
+pub const BATCH_ERRORS_MAX: usize = 100;
+
+/// Group commit: how long an answer may wait for others before all are synced together.
+pub const COMMIT_AFTER: Duration = Duration::from_millis(10);
+pub const COMMIT_LEN: usize = MIB as usize;
+/// Answers that wait for the open commit: what a crash costs beyond the requests in flight.
+pub const COMMIT_BUFFER_FRAMES: usize = 4_096;
+pub const COMMIT_BUFFER_LEN: usize = 2 * MIB as usize;
+
+/// A lease outlives a few missed renewals, and a dead worker's chunk is free again within about a minute.
+pub const LEASE_TTL: Duration = Duration::from_secs(60);
+pub const LEASE_RENEW_EVERY: Duration = Duration::from_secs(15);
+/// A chunk that was taken over this often without a new result is split.
+pub const FRUITLESS_TAKEOVERS_MAX: u32 = 3;
+
+/// Attempts of one request, unless the batch says otherwise.
+pub const ATTEMPTS_DEFAULT: u32 = 5;
+pub const ATTEMPTS_MAX: u32 = 100;
+/// Garbage twice from different attempts is no accident: it does not use up all attempts.
+pub const BACKOFF_FIRST: Duration = Duration::from_millis(500);
+pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// A `Retry-After` beyond this is taken for a mistake of the engine.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
+
+/// Requests in flight at an endpoint for which nobody set a number.
+pub const WINDOW_DEFAULT: u32 = 8;
+pub const WINDOW_MAX: u32 = 4_096;
+/// A call is given this long before anything is known about the engine's speed: a cold model may load first.
+pub const DEADLINE_FIRST: Duration = Duration::from_secs(600);
+/// No deadline is shorter: a short request behind a long queue is not stuck.
+pub const DEADLINE_MIN: Duration = Duration::from_secs(60);
+pub const DEADLINE_MAX: Duration = Duration::from_secs(6 * 3_600);
+/// The deadline is this many times the slowest latency seen lately.
+pub const DEADLINE_FACTOR: u32 = 4;
+/// An answer that has begun and then says nothing for so long is stuck.
+pub const STALL_AFTER: Duration = Duration::from_secs(120);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between probes of an endpoint whose circuit is open.
+pub const PROBE_FIRST: Duration = Duration::from_millis(250);
+pub const PROBE_MAX: Duration = Duration::from_secs(15);
+/// An endpoint that is not set up for us is looked at again after this.
+pub const MISCONFIGURED_RETRY: Duration = Duration::from_secs(5);
+
+/// A batch larger than this whose first outcomes are all the same refusal is paused.
+pub const REFUSALS_PAUSE_BATCH_LEN: u64 = 1_000;
+pub const REFUSALS_PAUSE_COUNT: u64 = 100;
+
+/// Files open at once while finalizing.
+pub const FINALIZE_FILES_MAX: usize = 64;
+/// Requests in one bucket of the finalizer: 16 bytes each in memory.
+pub const FINALIZE_BUCKET_REQUESTS: u64 = 1 << 20;
+
+/// Lists of the API.
+pub const FILES_PAGE_MAX: usize = 10_000;
+pub const BATCHES_PAGE_MAX: usize = 100;
+pub const BATCHES_PAGE_DEFAULT: usize = 20;
+pub const RESULTS_PAGE_MAX: usize = 10_000;
+pub const RESULTS_PAGE_DEFAULT: usize = 1_000;
+/// A page of results ends when it holds this much, whatever its limit.
+pub const RESULTS_PAGE_LEN: usize = 8 * MIB as usize;
+
+/// Members of a JSON body that is no upload.
+pub const JSON_BODY_LEN_MAX: usize = MIB as usize;
+pub const METADATA_PAIRS_MAX: usize = 16;
+pub const METADATA_KEY_LEN_MAX: usize = 64;
+pub const METADATA_VALUE_LEN_MAX: usize = 512;
+/// `expires_after.seconds` of files and outputs.
+pub const EXPIRES_AFTER_SECONDS: std::ops::RangeInclusive<u64> = 3_600..=2_592_000;
+pub const FILENAME_LEN_MAX: usize = 255;
+
+/// An upload lives an hour; its parts are at most what the SDK helper sends.
+pub const UPLOAD_TTL: Duration = Duration::from_secs(3_600);
+pub const PART_LEN_MAX: u64 = 64 * MIB;
+pub const PARTS_MAX: usize = 10_000;
+
+/// A body that is refused is still read for so long, so that the client sees the answer and not a broken pipe.
+pub const DRAIN_FOR: Duration = Duration::from_secs(30);
+pub const DRAIN_LEN: u64 = 1024 * MIB;
+
+/// A creation that repeats an earlier one within this time is that one.
+pub const CREATION_KEY_TTL: Duration = Duration::from_secs(600);
+/// Held back for the system when disk is promised to batches.
+pub const DISK_HELD_BACK: u64 = 256 * MIB;
+/// Below this nothing is accepted and nothing dispatched, until there is twice as much again.
+pub const DISK_FLOOR: u64 = 64 * MIB;
+
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
+pub const HEARTBEAT_UNHEALTHY_AFTER: Duration = Duration::from_secs(60);
+/// First signal to exit.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
+
+/// What clients are told to wait before they come back.
+pub const RETRY_AFTER_QUEUE: Duration = Duration::from_secs(30);
+pub const RETRY_AFTER_SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// The limits of admission: they protect the owner from other clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdmissionLimits {
+    pub requests_per_batch: u64,
+    pub unfinished_batches: u64,
+    pub queued_requests: u64,
+    pub file_len: u64,
+}
+
+impl AdmissionLimits {
+    /// One person, one GPU.
+    pub const DESKTOP: Self = Self {
+        requests_per_batch: 50_000,
+        unfinished_batches: 5,
+        queued_requests: 100_000,
+        file_len: 200_000_000,
+    };
+    /// A team's or a platform's server.
+    pub const SERVER: Self = Self {
+        requests_per_batch: 10_000_000,
+        unfinished_batches: 10_000,
+        queued_requests: 100_000_000,
+        file_len: 16_000_000_000,
+    };
+}

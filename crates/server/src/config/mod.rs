@@ -1,0 +1,130 @@
+//! The resolved configuration: what the rest of the server reads. It is parsed once, at the start, and then trusted.
+//!
+//! Where a value came from (default, file, environment, flag) is kept for `overnight config` alone.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use overnight_domain::ids::TenantId;
+use overnight_domain::limits::AdmissionLimits;
+
+/// A value that must never be shown or logged.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(***)")
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    Desktop,
+    Server,
+}
+
+impl Profile {
+    pub const fn limits(self) -> AdmissionLimits {
+        match self {
+            Self::Desktop => AdmissionLimits::DESKTOP,
+            Self::Server => AdmissionLimits::SERVER,
+        }
+    }
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Desktop => "desktop",
+            Self::Server => "server",
+        }
+    }
+}
+
+/// Everything that can be set.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub profile: Profile,
+    /// The data directory: database, blobs, segments and the lock.
+    pub data: PathBuf,
+    pub server: ServerConfig,
+    pub limits: AdmissionLimits,
+    pub queue: QueueConfig,
+    pub retention: RetentionConfig,
+    pub dispatch: DispatchConfig,
+    /// Empty: look for engines on the usual local ports.
+    pub engines: Vec<EngineConfig>,
+}
+
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    pub listen: SocketAddr,
+    /// Names that `Host` may carry besides loopback and the listen address.
+    pub hosts: Vec<String>,
+    pub keys: Vec<KeyConfig>,
+    /// Allows to listen off loopback without a key.
+    pub insecure: bool,
+}
+
+/// Who holds the key, and what it allows.
+#[derive(Debug, Clone)]
+pub struct KeyConfig {
+    pub name: String,
+    pub tenant: TenantId,
+    pub value: Secret,
+    /// May send batches of any size and sees the whole server.
+    pub admin: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct QueueConfig {
+    /// None: one per endpoint.
+    pub active_batches_max: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct RetentionConfig {
+    /// Life of uploaded files that name none. None: until they are deleted.
+    pub files: Option<Duration>,
+    /// Life of output and error files that name none. None: until they are deleted.
+    pub outputs: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct DispatchConfig {
+    /// Bodies and answers in memory together.
+    pub memory_len: u64,
+    pub request_len_max: u64,
+    pub answer_len_max: u64,
+    pub attempts_max: u32,
+    /// Ends batches at their `expires_at` unless they say otherwise.
+    pub hard_expiry: bool,
+    /// Group commit.
+    pub commit_after: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    pub name: String,
+    /// `openai` for now; later issues add others.
+    pub kind: String,
+    pub url: String,
+    /// Requests in flight. None: the default, until the window is found by itself.
+    pub window: Option<u32>,
+    pub api_key: Option<Secret>,
+    pub headers: Vec<(String, Secret)>,
+    /// What it serves; asked from the engine when empty.
+    pub models: Vec<String>,
+    /// What people call a model -> what this engine calls it.
+    pub aliases: Vec<(String, String)>,
+}

@@ -1,0 +1,34 @@
+//! What every part of the server shares: where things are kept, and what each part tells the others.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use overnight_domain::ids::WorkerId;
+use overnight_domain::time::UnixTime;
+use overnight_store::Store;
+use tokio_util::sync::CancellationToken;
+
+use crate::bell::Bell;
+use crate::blobs::Blobs;
+use crate::config::Config;
+use crate::counters::Counters;
+use crate::disk::Disk;
+use crate::endpoints::Endpoints;
+use crate::live::Live;
+
+pub(crate) struct Context {
+    pub(crate) config: Config,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) blobs: Blobs,
+    /// The folder of all series of segments.
+    pub(crate) segments: PathBuf,
+    pub(crate) worker: WorkerId,
+    pub(crate) started_at: UnixTime,
+    pub(crate) bell: Bell,
+    pub(crate) live: Live,
+    pub(crate) endpoints: Endpoints,
+    pub(crate) counters: Counters,
+    pub(crate) disk: Disk,
+    /// Cancelled by the first signal: nothing new is accepted or dispatched.
+    pub(crate) stop: CancellationToken,
+}

@@ -1,0 +1,70 @@
+//! What is known about the endpoints right now, published by the dispatcher for everybody else to read.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use overnight_domain::time::UnixTime;
+use serde::Serialize;
+
+/// One endpoint as people see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct EndpointView {
+    pub(crate) name: String,
+    pub(crate) kind: String,
+    pub(crate) url: String,
+    pub(crate) state: EndpointState,
+    /// Why it is not `up`, in words.
+    pub(crate) reason: Option<String>,
+    /// What it serves. None: it has not told yet, so it may serve anything.
+    pub(crate) models: Option<Vec<String>>,
+    /// Names that callers may use -> names that it knows.
+    #[serde(skip)]
+    pub(crate) aliases: Vec<(String, String)>,
+    pub(crate) window: u32,
+    pub(crate) in_flight: u32,
+    pub(crate) last_answer_at: Option<UnixTime>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum EndpointState {
+    Up,
+    /// Nobody answers there; it is probed.
+    Down,
+    /// It answers, but refuses us or does not know what we ask for.
+    Misconfigured,
+}
+
+impl EndpointView {
+    pub(crate) fn may_serve(&self, model: &str) -> bool {
+        self.aliases.iter().any(|(alias, _)| alias == model)
+            || self.models.as_ref().is_none_or(|models| models.iter().any(|known| known == model))
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Endpoints(Arc<Mutex<Vec<EndpointView>>>);
+
+impl Endpoints {
+    pub(crate) fn publish(&self, views: Vec<EndpointView>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = views;
+    }
+
+    pub(crate) fn view(&self) -> Vec<EndpointView> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// All model names that a caller may use, sorted, each once.
+    pub(crate) fn models(&self) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .view()
+            .into_iter()
+            .flat_map(|view| {
+                let aliases = view.aliases.into_iter().map(|(alias, _)| alias);
+                view.models.unwrap_or_default().into_iter().chain(aliases)
+            })
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+}

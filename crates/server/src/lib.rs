@@ -1,0 +1,13 @@
+//! The server and the command line of Overnight.
+//!
+//! `api` and `dispatch` never call each other: they meet in the store and in one [`bell`].
+
+mod bell;
+mod blobs;
+pub mod clock;
+pub mod config;
+mod context;
+mod counters;
+mod disk;
+mod endpoints;
+mod live;

@@ -1,0 +1,3 @@
+//! The binary `overnight`.
+
+fn main() {}
