@@ -88,6 +88,8 @@ pub struct File {
     pub filename: String,
     pub purpose: Purpose,
     pub len: u64,
+    /// Lines as counted on the way in, blank ones included: what admission goes by before anybody has validated.
+    pub lines: u64,
     pub sha256: Sha256,
     pub blob: BlobKey,
     pub created_at: UnixTime,

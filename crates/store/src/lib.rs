@@ -249,6 +249,8 @@ pub trait Store: Send + Sync + 'static {
     /// Creates a batch in `validating`, when the limits admit it.
     async fn create_batch(&self, batch: Batch, admission: Admission, key: Option<CreationKey>) -> Result<Created>;
     async fn batch(&self, tenant: &TenantId, id: &BatchId) -> Result<Option<BatchWithOpenChunks>>;
+    /// The batches that were made from failed requests of this one, oldest first; at most 1,000.
+    async fn children(&self, tenant: &TenantId, id: &BatchId) -> Result<Vec<Batch>>;
     /// Newest first.
     async fn list_batches(&self, tenant: &TenantId, query: BatchQuery) -> Result<Page<BatchWithOpenChunks>>;
     /// `Plan`: the batch gets its total and its chunks and is in progress; with no request at all it is an error.
