@@ -2,6 +2,10 @@
 //!
 //! Each method of [`Store`] is one transaction and one verb of the domain. A request is never a row: a million requests
 //! are some two hundred chunks.
+//!
+//! [`SqliteStore`] is the store of one machine.
+
+mod sqlite;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,6 +20,15 @@ use overnight_domain::ids::{
 use overnight_domain::tally::Tally;
 use overnight_domain::time::UnixTime;
 use serde::{Deserialize, Serialize};
+
+pub use sqlite::SqliteStore;
+
+/// A worker that has been silent for so long before another's heartbeat is forgotten: each start of a process is a new
+/// worker, and the list must not grow with them.
+pub const WORKER_FORGOTTEN_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The longest list of children: a batch is sent again a few times, not a thousand.
+pub const CHILDREN_MAX: usize = 1_000;
 
 /// The operation could not be carried out. What is expected (not found, refused, lost) is in `Ok`.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +54,15 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 pub struct Page<T> {
     pub rows: Vec<T>,
     pub has_more: bool,
+}
+
+impl<T> Page<T> {
+    /// Cuts what was asked for with one row beyond the limit.
+    fn cut(mut rows: Vec<T>, limit: usize) -> Self {
+        let has_more = rows.len() > limit;
+        rows.truncate(limit);
+        Self { rows, has_more }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -102,10 +124,17 @@ pub enum Created {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdmissionRefusal {
-    UnfinishedBatches { now: u64 },
-    QueuedRequests { now: u64 },
+    UnfinishedBatches {
+        now: u64,
+    },
+    QueuedRequests {
+        now: u64,
+    },
     /// Every unfinished batch has its own reservation; this one does not fit beside them.
-    Disk { needed: u64, free: u64 },
+    Disk {
+        needed: u64,
+        free: u64,
+    },
 }
 
 /// What validation and planning found out.
@@ -219,7 +248,8 @@ pub trait Store: Send + Sync + 'static {
     async fn create_file(&self, file: File) -> Result<()>;
     /// A file that is neither deleted nor past its expiry.
     async fn file(&self, tenant: &TenantId, id: &FileId, now: UnixTime) -> Result<Option<File>>;
-    async fn list_files(&self, tenant: &TenantId, query: FileQuery, now: UnixTime) -> Result<Page<File>>;
+    async fn list_files(&self, tenant: &TenantId, query: FileQuery, now: UnixTime)
+    -> Result<Page<File>>;
     /// Hides the file at once; false when there is none. Its bytes stay while an unfinished batch needs them.
     async fn delete_file(&self, tenant: &TenantId, id: &FileId, now: UnixTime) -> Result<bool>;
     /// Files that are deleted or expired and that no unfinished batch needs as input: their bytes may go.
@@ -236,7 +266,13 @@ pub trait Store: Send + Sync + 'static {
     async fn add_part(&self, tenant: &TenantId, part: Part, now: UnixTime) -> Result<bool>;
     async fn parts(&self, tenant: &TenantId, id: &UploadId) -> Result<Vec<Part>>;
     /// Makes the file visible and the upload completed, in one step; false when it is not pending.
-    async fn complete_upload(&self, tenant: &TenantId, id: &UploadId, parts: &[PartId], file: File) -> Result<bool>;
+    async fn complete_upload(
+        &self,
+        tenant: &TenantId,
+        id: &UploadId,
+        parts: &[PartId],
+        file: File,
+    ) -> Result<bool>;
     /// Cancels a pending upload and returns the upload as it then is; None when there is none.
     async fn cancel_upload(&self, tenant: &TenantId, id: &UploadId) -> Result<Option<Upload>>;
     /// Marks pending uploads past their expiry as expired, and returns the parts of uploads that are no longer
@@ -247,12 +283,21 @@ pub trait Store: Send + Sync + 'static {
 
     // Batches.
     /// Creates a batch in `validating`, when the limits admit it.
-    async fn create_batch(&self, batch: Batch, admission: Admission, key: Option<CreationKey>) -> Result<Created>;
+    async fn create_batch(
+        &self,
+        batch: Batch,
+        admission: Admission,
+        key: Option<CreationKey>,
+    ) -> Result<Created>;
     async fn batch(&self, tenant: &TenantId, id: &BatchId) -> Result<Option<BatchWithOpenChunks>>;
     /// The batches that were made from failed requests of this one, oldest first; at most 1,000.
     async fn children(&self, tenant: &TenantId, id: &BatchId) -> Result<Vec<Batch>>;
     /// Newest first.
-    async fn list_batches(&self, tenant: &TenantId, query: BatchQuery) -> Result<Page<BatchWithOpenChunks>>;
+    async fn list_batches(
+        &self,
+        tenant: &TenantId,
+        query: BatchQuery,
+    ) -> Result<Page<BatchWithOpenChunks>>;
     /// `Plan`: the batch gets its total and its chunks and is in progress; with no request at all it is an error.
     async fn plan_batch(&self, id: &BatchId, planned: Planned, now: UnixTime) -> Result<Moved>;
     /// `Reject`: the input cannot be used.
@@ -261,7 +306,13 @@ pub trait Store: Send + Sync + 'static {
     /// Cancelling a batch that is being cancelled, or was, changes nothing and is `To`.
     async fn cancel_batch(&self, tenant: &TenantId, id: &BatchId, now: UnixTime) -> Result<Moved>;
     /// Changes an unfinished batch; `Illegal` when it is terminal.
-    async fn update_batch(&self, tenant: &TenantId, id: &BatchId, patch: BatchPatch, now: UnixTime) -> Result<Moved>;
+    async fn update_batch(
+        &self,
+        tenant: &TenantId,
+        id: &BatchId,
+        patch: BatchPatch,
+        now: UnixTime,
+    ) -> Result<Moved>;
     /// `Expire`, for batches in progress with hard expiry that are past their end. Chunks as in `cancel_batch`.
     async fn expire_batches(&self, now: UnixTime) -> Result<Vec<BatchId>>;
     /// `Close`: the terminal status, the final tally and both files in one step. Legal only when no chunk is held.
