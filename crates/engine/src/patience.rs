@@ -1,0 +1,94 @@
+//! How long one call waits: its deadline and the longest silence, in one timer.
+
+use std::pin::{Pin, pin};
+use std::time::Duration;
+
+use overnight_domain::fault::Fault;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::connection::Meter;
+
+/// Longer than any wait; keeps sums of moments in range.
+const WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// The waits of one call.
+pub(crate) struct Patience {
+    started: Instant,
+    deadline: Duration,
+    stall: Duration,
+    /// Since when an answer is waited for; later than `started` by what connecting took.
+    sent_at: Instant,
+    first_byte_after: Option<Duration>,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Patience {
+    pub(crate) fn new(deadline: Duration, stall: Duration) -> Self {
+        let started = Instant::now();
+        let (deadline, stall) = (deadline.min(WAIT_MAX), stall.min(WAIT_MAX));
+        Self {
+            started,
+            deadline,
+            stall,
+            sent_at: started,
+            first_byte_after: None,
+            timer: Box::pin(sleep_until(started + deadline.min(stall))),
+        }
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(crate) fn remaining(&self) -> Duration {
+        self.deadline.saturating_sub(self.elapsed())
+    }
+
+    pub(crate) fn first_byte_after(&self) -> Option<Duration> {
+        self.first_byte_after
+    }
+
+    /// Silence counts from here.
+    pub(crate) fn begin_to_wait(&mut self) {
+        self.sent_at = Instant::now();
+    }
+
+    pub(crate) fn since_sent(&self) -> Duration {
+        self.sent_at.elapsed()
+    }
+
+    pub(crate) fn note_first_byte(&mut self) {
+        self.first_byte_after = Some(self.elapsed());
+    }
+
+    /// Waits for `work` on the connection that `meter` measures.
+    pub(crate) async fn wait<F: Future>(&mut self, meter: &Meter, work: F) -> Result<F::Output, Fault> {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                output = &mut work => return Ok(output),
+                () = self.timer.as_mut() => self.look(meter)?,
+            }
+        }
+    }
+
+    /// The timer is set for the earliest moment at which patience could end: bytes that came since put that moment off.
+    fn look(&mut self, meter: &Meter) -> Result<(), Fault> {
+        let now = Instant::now();
+        let ends_at = self.started + self.deadline;
+        if now >= ends_at {
+            let detail = format!("no whole answer within {:?}", self.deadline);
+            return Err(Fault::Timeout { detail });
+        }
+        let stalls_at = self.sent_at.max(meter.last_at()) + self.stall;
+        if now >= stalls_at {
+            let awaited =
+                if self.first_byte_after.is_some() { "more of the answer" } else { "an answer" };
+            let detail = format!("waited {:?} for {awaited} and nothing came", self.stall);
+            return Err(Fault::Timeout { detail });
+        }
+        self.timer.as_mut().reset(stalls_at.min(ends_at));
+        Ok(())
+    }
+}

@@ -1,0 +1,116 @@
+//! What came back over a connection, whatever it says: a head, and as much of the body as we take.
+
+use std::error::Error;
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+use http::response::Parts;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use overnight_domain::fault::Fault;
+
+use crate::connection::Meter;
+use crate::patience::Patience;
+
+pub(crate) struct Reply {
+    pub(crate) head: Parts,
+    pub(crate) body: Bytes,
+    pub(crate) end: BodyEnd,
+}
+
+/// How a body ended.
+pub(crate) enum BodyEnd {
+    Whole,
+    /// It is longer than the limit; what is there was cut at it.
+    Over,
+    /// It ended early, or not as it said it would.
+    Fault(Fault),
+}
+
+impl Reply {
+    pub(crate) async fn read(
+        head: Parts,
+        mut incoming: Incoming,
+        limit: u64,
+        patience: &mut Patience,
+        meter: &Meter,
+    ) -> Self {
+        let mut body = Bytes::new();
+        let end = read_body(&mut incoming, &mut body, limit, patience, meter).await;
+        Self { head, body, end }
+    }
+}
+
+/// An answer of a single frame is passed on as it lies in the connection's buffer.
+async fn read_body(
+    incoming: &mut Incoming,
+    body: &mut Bytes,
+    limit: u64,
+    patience: &mut Patience,
+    meter: &Meter,
+) -> BodyEnd {
+    let announced = incoming.size_hint().lower();
+    let mut rest = BytesMut::new();
+    let end = loop {
+        let frame = match patience.wait(meter, incoming.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(error))) => break BodyEnd::Fault(classify(&error)),
+            Ok(None) => break BodyEnd::Whole,
+            Err(fault) => break BodyEnd::Fault(fault),
+        };
+        // Trailers are no part of an answer.
+        let Ok(mut piece) = frame.into_data() else { continue };
+        let room = limit - (body.len() + rest.len()) as u64;
+        let is_over = piece.len() as u64 > room;
+        if is_over {
+            piece.truncate(room as usize);
+        }
+        if body.is_empty() && rest.is_empty() {
+            *body = piece;
+        } else {
+            if rest.is_empty() {
+                rest.reserve(announced.min(limit) as usize);
+                rest.extend_from_slice(body);
+                *body = Bytes::new();
+            }
+            rest.extend_from_slice(&piece);
+        }
+        if is_over {
+            break BodyEnd::Over;
+        }
+        if incoming.is_end_stream() {
+            break BodyEnd::Whole;
+        }
+    };
+    if !rest.is_empty() {
+        *body = rest.freeze();
+    }
+    end
+}
+
+/// A body that ends before its announced length, or whose pieces make no sense, contradicts itself; anything else that
+/// ends it is the network.
+fn classify(error: &hyper::Error) -> Fault {
+    let kind = io_kind(error);
+    let detail = match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    match kind {
+        Some(
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput,
+        ) => Fault::Garbage { detail },
+        _ => Fault::Lost { detail },
+    }
+}
+
+fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(io) = cause.downcast_ref::<io::Error>() {
+            return Some(io.kind());
+        }
+        source = cause.source();
+    }
+    None
+}
