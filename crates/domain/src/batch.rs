@@ -331,6 +331,8 @@ pub struct Batch {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
 
     /// The whole table, so that a change of one cell is seen in review.
@@ -343,7 +345,7 @@ mod tests {
                     Ok(next) => next.as_str(),
                     Err(_) => "-",
                 };
-                table.push_str(&format!("{:<12} {:<8} {next}\n", state.as_str(), format!("{event:?}")));
+                writeln!(table, "{:<12} {:<8} {next}", state.as_str(), format!("{event:?}")).unwrap();
             }
         }
         insta::assert_snapshot!(table);

@@ -124,6 +124,8 @@ pub struct LeaseTerms {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
 
     #[test]
@@ -135,7 +137,7 @@ mod tests {
                     Ok(next) => next.as_str(),
                     Err(_) => "-",
                 };
-                table.push_str(&format!("{:<8} {:<8} {next}\n", state.as_str(), format!("{event:?}")));
+                writeln!(table, "{:<8} {:<8} {next}", state.as_str(), format!("{event:?}")).unwrap();
             }
         }
         insta::assert_snapshot!(table);

@@ -5,13 +5,16 @@
 
 pub mod batch;
 pub mod chunk;
+pub mod dispatch;
 pub mod fault;
 pub mod file;
 pub mod ids;
 pub mod limits;
+pub mod patience;
 pub mod plan;
 pub mod request;
 pub mod result;
 pub mod route;
 pub mod tally;
 pub mod time;
+pub mod window;

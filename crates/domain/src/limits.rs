@@ -67,6 +67,8 @@ pub const DEADLINE_FACTOR: u32 = 4;
 /// An answer that has begun and then says nothing for so long is stuck.
 pub const STALL_AFTER: Duration = Duration::from_secs(120);
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections were lost: how long to wait for the others to be lost too before a probe asks whether the engine is gone.
+pub const DOUBT_FOR: Duration = Duration::from_millis(50);
 /// Between probes of an endpoint whose circuit is open.
 pub const PROBE_FIRST: Duration = Duration::from_millis(250);
 pub const PROBE_MAX: Duration = Duration::from_secs(15);

@@ -193,7 +193,7 @@ fn check_method(raw: Option<&RawValue>, problems: &mut Vec<LineError>) {
         None => problems.push(missing("method")),
         Some(Some(method)) if method.eq_ignore_ascii_case("POST") => {}
         Some(_) => {
-            problems.push(LineError::new("invalid_method", Some("method"), "`method` must be `POST`"))
+            problems.push(LineError::new("invalid_method", Some("method"), "`method` must be `POST`"));
         }
     }
 }
@@ -208,7 +208,7 @@ fn check_url(raw: Option<&RawValue>, route: Route, problems: &mut Vec<LineError>
             problems.push(LineError::new("invalid_url", Some("url"), message));
         }
         Some(None) => {
-            problems.push(LineError::new("invalid_request", Some("url"), "`url` must be a string"))
+            problems.push(LineError::new("invalid_request", Some("url"), "`url` must be a string"));
         }
     }
 }

@@ -1,0 +1,641 @@
+//! The dispatcher's decisions: what is sent next, to whom, and what follows from an outcome.
+//!
+//! A plain state machine without I/O or clock; `now` is the time since the process began. The server feeds it claimed
+//! chunks and outcomes and does what it returns. It guarantees that a request has at most one call in flight and at most
+//! one recorded result per lease, that only the request's own fault uses up its attempts, and that a call which it has
+//! forgotten changes nothing when it comes back late.
+//!
+//! Absent on purpose: bodies, answers, leases, the disk.
+
+mod chunk;
+mod endpoint;
+mod isolation;
+mod refusals;
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use crate::fault::Fault;
+use crate::ids::{BatchId, DispatchToken};
+use crate::patience::attempt_backoff;
+use crate::time::UnixTime;
+
+pub use chunk::{ChunkProgress, ChunkSlot, NewChunk};
+pub use endpoint::{EndpointNumber, EndpointSettings, Health};
+pub use refusals::RefusalPattern;
+
+use chunk::OpenChunk;
+use endpoint::{Endpoint, LostCall};
+use isolation::Lane;
+use refusals::RefusalWatch;
+
+/// One request of an open chunk: its place in the chunk's plan order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestSlot {
+    pub chunk: ChunkSlot,
+    pub ordinal: u32,
+}
+
+/// The order of the queue: higher priority first, then older.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
+    descending_priority: i64,
+    created_at: UnixTime,
+    id: BatchId,
+}
+
+impl Rank {
+    pub fn new(priority: i32, created_at: UnixTime, id: BatchId) -> Self {
+        Self { descending_priority: -i64::from(priority), created_at, id }
+    }
+}
+
+/// What the dispatcher knows about a batch of which it holds chunks.
+#[derive(Debug, Clone)]
+pub struct BatchTerms {
+    pub id: BatchId,
+    pub priority: i32,
+    pub created_at: UnixTime,
+    pub total: u64,
+    /// Results that were committed before: a batch that has some is past its first outcomes.
+    pub done_before: u64,
+    pub attempts_max: u32,
+    pub timeout: Option<Duration>,
+}
+
+/// A call to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Send {
+    pub token: DispatchToken,
+    pub endpoint: EndpointNumber,
+    pub request: RequestSlot,
+    pub deadline: Duration,
+}
+
+/// An outcome that is to be recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    pub request: RequestSlot,
+    pub endpoint: EndpointNumber,
+    /// Attempts that were charged, this one included.
+    pub attempts: u16,
+    pub sent_at: Duration,
+}
+
+/// What follows from a fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Followup {
+    /// The call was forgotten meanwhile; nothing changes.
+    Late,
+    /// The request waits for another attempt.
+    Again,
+    /// The request has failed.
+    Failed { recorded: Recorded, failure: Failure },
+}
+
+/// Why a request has failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// The engine refused it, or answered with an error to the last attempt.
+    Answered { kind: &'static str, status: u16, body: Vec<u8> },
+    /// There is no answer to show.
+    Unanswered { code: &'static str, message: String },
+}
+
+#[derive(Debug)]
+struct Flight {
+    request: RequestSlot,
+    endpoint: EndpointNumber,
+    sent_at: Duration,
+    /// Sent from the isolation lane.
+    is_isolated: bool,
+}
+
+/// What a request has been through. Only requests with a past have one.
+#[derive(Debug, Clone, Copy, Default)]
+struct Past {
+    attempts: u16,
+    crashes: u8,
+    crashes_alone: u8,
+    avoid: Option<EndpointNumber>,
+}
+
+#[derive(Debug)]
+struct BatchWork {
+    terms: BatchTerms,
+    chunks: Vec<ChunkSlot>,
+    /// Nothing of it is sent.
+    is_held: bool,
+    refusals: RefusalWatch,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Dispatcher {
+    endpoints: Vec<Endpoint>,
+    batches: BTreeMap<Rank, BatchWork>,
+    chunks: HashMap<ChunkSlot, OpenChunk>,
+    flights: HashMap<DispatchToken, Flight>,
+    pasts: HashMap<RequestSlot, Past>,
+    /// Requests that wait for their next attempt, by when it is due.
+    waiting: BTreeMap<(Duration, u64), RequestSlot>,
+    lane: Lane,
+    next_token: u64,
+    next_slot: u32,
+    /// The endpoint that is asked first next time, so that equals share alike.
+    turn: usize,
+    /// The commit buffer, the memory or the disk has no room: nothing is sent.
+    is_stopped: bool,
+}
+
+impl Dispatcher {
+    /// `first_token` differs between processes, so that a token of an earlier one is never taken for one of ours.
+    pub fn new(endpoints: Vec<EndpointSettings>, first_token: u64) -> Self {
+        Self {
+            endpoints: endpoints.into_iter().map(Endpoint::new).collect(),
+            batches: BTreeMap::new(),
+            chunks: HashMap::new(),
+            flights: HashMap::new(),
+            pasts: HashMap::new(),
+            waiting: BTreeMap::new(),
+            lane: Lane::default(),
+            next_token: first_token,
+            next_slot: 0,
+            turn: 0,
+            is_stopped: false,
+        }
+    }
+
+    /// Takes in a chunk whose lease is held. `new` says which of its requests have results already.
+    pub fn open(&mut self, terms: BatchTerms, new: NewChunk) -> ChunkSlot {
+        let slot = ChunkSlot(self.next_slot);
+        self.next_slot = self.next_slot.wrapping_add(1);
+        let rank = Rank::new(terms.priority, terms.created_at, terms.id.clone());
+        let batch = self.batches.entry(rank.clone()).or_insert_with(|| BatchWork {
+            refusals: RefusalWatch::new(terms.total, terms.done_before),
+            terms,
+            chunks: Vec::new(),
+            is_held: false,
+        });
+        batch.chunks.push(slot);
+        self.chunks.insert(slot, OpenChunk::new(rank, new));
+        slot
+    }
+
+    /// Forgets a chunk: it is done, parked or lost. Calls that are still in flight for it are returned, to be dropped.
+    pub fn close(&mut self, slot: ChunkSlot) -> Vec<DispatchToken> {
+        let Some(chunk) = self.chunks.remove(&slot) else { return Vec::new() };
+        if let Some(batch) = self.batches.get_mut(&chunk.rank) {
+            batch.chunks.retain(|other| *other != slot);
+            if batch.chunks.is_empty() {
+                self.batches.remove(&chunk.rank);
+            }
+        }
+        self.pasts.retain(|request, _| request.chunk != slot);
+        self.waiting.retain(|_, request| request.chunk != slot);
+        let tokens: Vec<_> = self
+            .flights
+            .iter()
+            .filter(|(_, flight)| flight.request.chunk == slot)
+            .map(|(token, _)| *token)
+            .collect();
+        for token in &tokens {
+            self.take_flight(*token);
+        }
+        self.lane.forget(slot);
+        tokens
+    }
+
+    /// The next call to make, if any may be made now.
+    pub fn next(&mut self, now: Duration) -> Option<Send> {
+        if self.is_stopped {
+            return None;
+        }
+        self.release_due(now);
+        for step in 0..self.endpoints.len() {
+            let number = (self.turn + step) % self.endpoints.len();
+            if !self.endpoints[number].has_room(now) {
+                continue;
+            }
+            let endpoint = EndpointNumber(number as u16);
+            if let Some((request, is_isolated)) = self.pick(endpoint, now) {
+                self.turn = (number + 1) % self.endpoints.len();
+                return Some(self.send(endpoint, request, is_isolated, now));
+            }
+        }
+        None
+    }
+
+    /// An answer has come. None when the call was forgotten meanwhile: the answer is dropped.
+    pub fn answered(&mut self, token: DispatchToken, now: Duration) -> Option<Recorded> {
+        let flight = self.take_flight(token)?;
+        let endpoint = &mut self.endpoints[flight.endpoint.index()];
+        endpoint.on_answer(now, now.saturating_sub(flight.sent_at));
+        self.watch_outcome(flight.request, None);
+        Some(self.record(&flight))
+    }
+
+    /// A call has ended without an answer.
+    pub fn faulted(&mut self, token: DispatchToken, fault: Fault, now: Duration) -> Followup {
+        let Some(flight) = self.take_flight(token) else { return Followup::Late };
+        let endpoint = &mut self.endpoints[flight.endpoint.index()];
+        match fault {
+            Fault::Busy { retry_after, .. } => {
+                endpoint.on_busy(now, retry_after, token.0);
+                self.put_back(&flight);
+                Followup::Again
+            }
+            Fault::Down { detail } => {
+                // While the engine is gone for a crash, a refused connection is the same event, not a new one; the
+                // request never reached it.
+                endpoint.on_down(now, detail);
+                self.put_back(&flight);
+                self.lane.release(flight.endpoint);
+                Followup::Again
+            }
+            Fault::Stale { .. } => {
+                self.put_back(&flight);
+                Followup::Again
+            }
+            Fault::Misconfigured { status, detail } => {
+                let model = self
+                    .chunks
+                    .get(&flight.request.chunk)
+                    .map(|chunk| chunk.model_of(flight.request.ordinal));
+                endpoint.on_misconfigured(now, status, detail, model);
+                self.put_back(&flight);
+                self.lane.release(flight.endpoint);
+                Followup::Again
+            }
+            Fault::Lost { detail } => self.lost(&flight, detail, now),
+            Fault::Refused { status, body } => {
+                endpoint.on_answer(now, now.saturating_sub(flight.sent_at));
+                self.watch_outcome(flight.request, Some(RefusalPattern::read(status, &body)));
+                let failure = Failure::Answered { kind: "request_refused", status, body };
+                Followup::Failed { recorded: self.record(&flight), failure }
+            }
+            Fault::Timeout { .. } => {
+                endpoint.on_timeout(now.saturating_sub(flight.sent_at));
+                self.charge(&flight, fault, now)
+            }
+            Fault::EngineError { .. } | Fault::Garbage { .. } | Fault::TooLong { .. } => {
+                self.charge(&flight, fault, now)
+            }
+        }
+    }
+
+    /// A recorded result of a chunk is durable.
+    pub fn durable(&mut self, slot: ChunkSlot) -> Option<ChunkProgress> {
+        let chunk = self.chunks.get_mut(&slot)?;
+        chunk.durable += 1;
+        Some(chunk.progress())
+    }
+
+    /// Endpoints to be probed now; each is probed once at a time.
+    pub fn probes(&mut self, now: Duration) -> Vec<EndpointNumber> {
+        let mut due = Vec::new();
+        for (number, endpoint) in (0_u16..).zip(&mut self.endpoints) {
+            if endpoint.begin_probe(now) {
+                due.push(EndpointNumber(number));
+            }
+        }
+        due
+    }
+
+    /// What a probe found. Requests that were lost with their connections learn what that means for them; those whose
+    /// last attempt it was have failed.
+    pub fn probed(
+        &mut self,
+        number: EndpointNumber,
+        result: Result<(), Fault>,
+        now: Duration,
+    ) -> Vec<(Recorded, Failure)> {
+        let is_up = self.endpoints[number.index()].on_probe(now, result);
+        if !is_up {
+            self.lane.release(number);
+        }
+        let (lost, was_crash) = self.endpoints[number.index()].take_lost(is_up);
+        lost.into_iter().filter_map(|call| self.settle_lost(number, call, was_crash, now)).collect()
+    }
+
+    /// When something changes by the passing of time alone.
+    pub fn wake_at(&self, now: Duration) -> Option<Duration> {
+        let attempt = self.waiting.keys().next().map(|(due, _)| *due);
+        let endpoint = self.endpoints.iter().filter_map(|endpoint| endpoint.wake_at(now)).min();
+        attempt.into_iter().chain(endpoint).min()
+    }
+
+    pub fn set_stopped(&mut self, is_stopped: bool) {
+        self.is_stopped = is_stopped;
+    }
+
+    /// Nothing more of the batch is sent until it is let go; calls in flight may end.
+    pub fn set_held(&mut self, batch: &BatchId, is_held: bool) {
+        for work in self.batches.values_mut().filter(|work| work.terms.id == *batch) {
+            work.is_held = is_held;
+        }
+    }
+
+    /// The first outcomes of the batch were all the same refusal; asked once, after it became so.
+    pub fn take_refused(&mut self) -> Option<(BatchId, RefusalPattern)> {
+        self.batches
+            .values_mut()
+            .find_map(|work| work.refusals.take().map(|pattern| (work.terms.id.clone(), pattern)))
+    }
+
+    pub fn set_models(&mut self, number: EndpointNumber, models: Option<Vec<String>>) {
+        self.endpoints[number.index()].set_models(models);
+    }
+
+    pub fn health(&self, number: EndpointNumber) -> &Health {
+        &self.endpoints[number.index()].health
+    }
+
+    /// The window now, and the calls in flight.
+    pub fn load(&self, number: EndpointNumber) -> (u32, u32) {
+        let endpoint = &self.endpoints[number.index()];
+        (endpoint.window.limit(), endpoint.in_flight)
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// Requests that could be sent if there were room, over batches that are not held.
+    pub fn unsent(&self) -> usize {
+        self.batches
+            .values()
+            .filter(|work| !work.is_held)
+            .flat_map(|work| &work.chunks)
+            .map(|slot| self.chunks[slot].unsent())
+            .sum()
+    }
+
+    /// How many calls could be in flight at endpoints that are in use.
+    pub fn capacity(&self) -> usize {
+        self.endpoints
+            .iter()
+            .filter(|endpoint| endpoint.is_in_use())
+            .map(|endpoint| endpoint.window.limit() as usize)
+            .sum()
+    }
+
+    pub fn is_model_served(&self, model: &str) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.is_in_use() && endpoint.may_serve(model))
+    }
+
+    /// The batches of which chunks are open, first in the queue first, with their open chunks and what is left to send.
+    pub fn batches(&self) -> impl Iterator<Item = (&BatchTerms, &[ChunkSlot], usize)> {
+        self.batches.values().map(|work| {
+            let unsent = work.chunks.iter().map(|slot| self.chunks[slot].unsent()).sum();
+            (&work.terms, work.chunks.as_slice(), unsent)
+        })
+    }
+
+    /// A chunk that may be put back now: nothing of it is in flight or waits for the commit.
+    pub fn is_idle(&self, slot: ChunkSlot) -> bool {
+        self.chunks
+            .get(&slot)
+            .is_some_and(|chunk| chunk.in_flight == 0 && chunk.recorded == chunk.durable)
+    }
+
+    /// Everything recorded of the chunk is durable, whatever is still in flight.
+    pub fn is_flushed(&self, slot: ChunkSlot) -> bool {
+        self.chunks.get(&slot).is_none_or(|chunk| chunk.recorded == chunk.durable)
+    }
+
+    fn release_due(&mut self, now: Duration) {
+        while let Some(entry) = self.waiting.first_entry() {
+            if entry.key().0 > now {
+                break;
+            }
+            let request = entry.remove();
+            if let Some(chunk) = self.chunks.get_mut(&request.chunk) {
+                chunk.ready.push_back(request.ordinal);
+            }
+        }
+    }
+
+    fn pick(&mut self, number: EndpointNumber, now: Duration) -> Option<(RequestSlot, bool)> {
+        let chunks = &self.chunks;
+        let endpoint = &self.endpoints[number.index()];
+        let can_serve = |request: &RequestSlot| {
+            chunks
+                .get(&request.chunk)
+                .is_some_and(|chunk| endpoint.serves(chunk.model_of(request.ordinal), now))
+        };
+        if self.lane.wants(number, can_serve) {
+            return self.lane.next(number, endpoint.in_flight).map(|request| (request, true));
+        }
+        if self.endpoints[number.index()].is_on_trial() && self.endpoints[number.index()].in_flight > 0 {
+            return None;
+        }
+        for work in self.batches.values().filter(|work| !work.is_held) {
+            for slot in &work.chunks {
+                if let Some(ordinal) = self.pick_from(*slot, number, now) {
+                    return Some((RequestSlot { chunk: *slot, ordinal }, false));
+                }
+            }
+        }
+        None
+    }
+
+    /// Retries that are due first, then fresh requests in the order of the plan.
+    fn pick_from(&self, slot: ChunkSlot, number: EndpointNumber, now: Duration) -> Option<u32> {
+        let chunk = &self.chunks[&slot];
+        let endpoint = &self.endpoints[number.index()];
+        let due = chunk.ready.iter().copied().find(|ordinal| {
+            let model = chunk.model_of(*ordinal);
+            let avoid = self
+                .pasts
+                .get(&RequestSlot { chunk: slot, ordinal: *ordinal })
+                .and_then(|past| past.avoid);
+            endpoint.serves(model, now) && (avoid != Some(number) || !self.has_other(number, model, now))
+        });
+        due.or_else(|| chunk.fresh(|model| endpoint.serves(model, now)))
+    }
+
+    fn has_other(&self, number: EndpointNumber, model: &str, now: Duration) -> bool {
+        self.endpoints.iter().enumerate().any(|(at, endpoint)| {
+            at != number.index() && endpoint.is_in_use() && endpoint.serves(model, now)
+        })
+    }
+
+    fn send(
+        &mut self,
+        number: EndpointNumber,
+        request: RequestSlot,
+        is_isolated: bool,
+        now: Duration,
+    ) -> Send {
+        let token = DispatchToken(self.next_token);
+        self.next_token = self.next_token.wrapping_add(1);
+        let endpoint = &mut self.endpoints[number.index()];
+        endpoint.in_flight += 1;
+        let chunk =
+            self.chunks.get_mut(&request.chunk).expect("only requests of open chunks are picked");
+        if !is_isolated {
+            chunk.take(request.ordinal);
+        }
+        chunk.in_flight += 1;
+        let timeout = self.batches.get(&chunk.rank).and_then(|work| work.terms.timeout);
+        let deadline = timeout.unwrap_or_else(|| endpoint.deadline.current());
+        self.flights.insert(token, Flight { request, endpoint: number, sent_at: now, is_isolated });
+        Send { token, endpoint: number, request, deadline }
+    }
+
+    fn take_flight(&mut self, token: DispatchToken) -> Option<Flight> {
+        let flight = self.flights.remove(&token)?;
+        self.endpoints[flight.endpoint.index()].in_flight -= 1;
+        if let Some(chunk) = self.chunks.get_mut(&flight.request.chunk) {
+            chunk.in_flight -= 1;
+        }
+        if flight.is_isolated {
+            self.lane.left(flight.request);
+        }
+        Some(flight)
+    }
+
+    fn record(&mut self, flight: &Flight) -> Recorded {
+        let past = self.pasts.remove(&flight.request).unwrap_or_default();
+        self.lane.cleared(flight.request);
+        if let Some(chunk) = self.chunks.get_mut(&flight.request.chunk) {
+            chunk.recorded += 1;
+        }
+        Recorded {
+            request: flight.request,
+            endpoint: flight.endpoint,
+            attempts: past.attempts + 1,
+            sent_at: flight.sent_at,
+        }
+    }
+
+    /// Back to the head of its chunk, uncharged.
+    fn put_back(&mut self, flight: &Flight) {
+        if flight.is_isolated {
+            self.lane.put_back(flight.request);
+        } else if let Some(chunk) = self.chunks.get_mut(&flight.request.chunk) {
+            chunk.ready.push_front(flight.request.ordinal);
+        }
+    }
+
+    fn charge(&mut self, flight: &Flight, fault: Fault, now: Duration) -> Followup {
+        let attempts_max = self
+            .chunks
+            .get(&flight.request.chunk)
+            .and_then(|chunk| self.batches.get(&chunk.rank))
+            .map_or(1, |work| work.terms.attempts_max);
+        let past = self.pasts.entry(flight.request).or_default();
+        if u32::from(past.attempts) + 1 >= attempts_max {
+            self.watch_outcome(flight.request, None);
+            return Followup::Failed { recorded: self.record(flight), failure: used_up(fault) };
+        }
+        past.attempts += 1;
+        past.avoid = Some(flight.endpoint);
+        let attempts = u32::from(past.attempts);
+        // An isolated request that was answered, however badly, has not crashed the engine.
+        self.lane.cleared(flight.request);
+        let seed = self.next_token
+            ^ (u64::from(flight.request.chunk.0) << 32)
+            ^ u64::from(flight.request.ordinal);
+        self.wait(flight.request, now + attempt_backoff(attempts, seed));
+        Followup::Again
+    }
+
+    fn wait(&mut self, request: RequestSlot, mut due: Duration) {
+        if self.chunks.contains_key(&request.chunk) {
+            let number = (u64::from(request.chunk.0) << 32) | u64::from(request.ordinal);
+            while self.waiting.contains_key(&(due, number)) {
+                due += Duration::from_nanos(1);
+            }
+            self.waiting.insert((due, number), request);
+        }
+    }
+
+    /// A connection was lost with the request in flight. Whether the engine is gone is asked before anybody is blamed:
+    /// until then nothing is sent there.
+    fn lost(&mut self, flight: &Flight, detail: String, now: Duration) -> Followup {
+        let endpoint = &mut self.endpoints[flight.endpoint.index()];
+        if flight.is_isolated {
+            endpoint.on_down(now, detail);
+            return self.crashed_in_isolation(flight);
+        }
+        endpoint.on_lost(now, LostCall { request: flight.request, sent_at: flight.sent_at }, detail);
+        Followup::Again
+    }
+
+    fn settle_lost(
+        &mut self,
+        number: EndpointNumber,
+        call: LostCall,
+        was_crash: bool,
+        now: Duration,
+    ) -> Option<(Recorded, Failure)> {
+        let chunk = self.chunks.get_mut(&call.request.chunk)?;
+        if was_crash {
+            let past = self.pasts.entry(call.request).or_default();
+            past.crashes = past.crashes.saturating_add(1);
+            if past.crashes >= 2 {
+                self.lane.suspect(call.request);
+            } else {
+                chunk.ready.push_front(call.request.ordinal);
+            }
+            return None;
+        }
+        // Only this connection was lost, and the engine is well: it may be the request's doing.
+        let flight = Flight {
+            request: call.request,
+            endpoint: number,
+            sent_at: call.sent_at,
+            is_isolated: false,
+        };
+        let detail =
+            "the connection was lost before an answer came, though the engine is well".to_owned();
+        match self.charge(&flight, Fault::Lost { detail }, now) {
+            Followup::Failed { recorded, failure } => Some((recorded, failure)),
+            Followup::Late | Followup::Again => None,
+        }
+    }
+
+    fn crashed_in_isolation(&mut self, flight: &Flight) -> Followup {
+        let was_alone = self.lane.crashed(flight.request);
+        if !was_alone {
+            return Followup::Again;
+        }
+        let past = self.pasts.entry(flight.request).or_default();
+        past.crashes_alone += 1;
+        if past.crashes_alone < 2 {
+            return Followup::Again;
+        }
+        self.watch_outcome(flight.request, None);
+        let failure = Failure::Unanswered {
+            code: "engine_crash",
+            message: "the engine crashed twice while this request was the only one it had".to_owned(),
+        };
+        Followup::Failed { recorded: self.record(flight), failure }
+    }
+
+    fn watch_outcome(&mut self, request: RequestSlot, refusal: Option<RefusalPattern>) {
+        let rank = self.chunks.get(&request.chunk).map(|chunk| &chunk.rank);
+        if let Some(work) = rank.and_then(|rank| self.batches.get_mut(rank)) {
+            work.refusals.note(refusal);
+        }
+    }
+}
+
+fn used_up(fault: Fault) -> Failure {
+    match fault {
+        Fault::EngineError { status, body } => Failure::Answered { kind: "engine_error", status, body },
+        Fault::Timeout { ref detail } | Fault::Garbage { ref detail } | Fault::Lost { ref detail } => {
+            Failure::Unanswered { code: fault.kind(), message: detail.clone() }
+        }
+        Fault::TooLong { limit } => Failure::Unanswered {
+            code: fault.kind(),
+            message: format!("the answer is longer than {limit} bytes (dispatch.answer_len_max)"),
+        },
+        other => Failure::Unanswered { code: other.kind(), message: "every attempt failed".to_owned() },
+    }
+}
+
+#[cfg(test)]
+mod tests;

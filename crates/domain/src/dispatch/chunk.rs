@@ -1,0 +1,111 @@
+//! An open chunk: which of its requests are still to be sent.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use super::Rank;
+
+/// The place of an open chunk in the dispatcher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChunkSlot(pub u32);
+
+/// A chunk to be opened.
+#[derive(Debug, Clone)]
+pub struct NewChunk {
+    /// The model of each request, in the order of the plan.
+    pub models: Vec<Arc<str>>,
+    /// Requests, by their place in the chunk, that have a durable result or share the answer of the one before.
+    pub done: HashSet<u32>,
+}
+
+/// How far a chunk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkProgress {
+    /// Requests that had to be answered when it was opened.
+    pub expected: u32,
+    pub durable: u32,
+}
+
+impl ChunkProgress {
+    pub const fn is_done(&self) -> bool {
+        self.durable >= self.expected
+    }
+}
+
+/// Requests of one model, in the order of the plan, and how many of them were sent.
+#[derive(Debug)]
+struct ModelRun {
+    model: Arc<str>,
+    ordinals: Vec<u32>,
+    sent: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct OpenChunk {
+    pub(super) rank: Rank,
+    runs: Vec<ModelRun>,
+    models: Vec<Arc<str>>,
+    /// Requests that may be sent again now, before fresh ones.
+    pub(super) ready: VecDeque<u32>,
+    pub(super) in_flight: u32,
+    pub(super) recorded: u32,
+    pub(super) durable: u32,
+    expected: u32,
+}
+
+impl OpenChunk {
+    pub(super) fn new(rank: Rank, new: NewChunk) -> Self {
+        let mut runs: Vec<ModelRun> = Vec::new();
+        let open = (0_u32..).zip(&new.models).filter(|(ordinal, _)| !new.done.contains(ordinal));
+        for (ordinal, model) in open {
+            match runs.iter_mut().rev().find(|run| run.model == *model) {
+                Some(run) => run.ordinals.push(ordinal),
+                None => runs.push(ModelRun { model: model.clone(), ordinals: vec![ordinal], sent: 0 }),
+            }
+        }
+        let expected = runs.iter().map(|run| run.ordinals.len() as u32).sum();
+        Self {
+            rank,
+            runs,
+            models: new.models,
+            ready: VecDeque::new(),
+            in_flight: 0,
+            recorded: 0,
+            durable: 0,
+            expected,
+        }
+    }
+
+    pub(super) fn model_of(&self, ordinal: u32) -> &str {
+        &self.models[ordinal as usize]
+    }
+
+    /// The first fresh request whose model is served.
+    pub(super) fn fresh(&self, is_served: impl Fn(&str) -> bool) -> Option<u32> {
+        self.runs
+            .iter()
+            .find_map(|run| run.ordinals.get(run.sent).copied().filter(|_| is_served(&run.model)))
+    }
+
+    /// Takes a request that is being sent out of what is still to be sent.
+    pub(super) fn take(&mut self, ordinal: u32) {
+        if let Some(at) = self.ready.iter().position(|ready| *ready == ordinal) {
+            self.ready.remove(at);
+            return;
+        }
+        for run in &mut self.runs {
+            if run.ordinals.get(run.sent) == Some(&ordinal) {
+                run.sent += 1;
+                return;
+            }
+        }
+    }
+
+    pub(super) fn unsent(&self) -> usize {
+        self.ready.len() + self.runs.iter().map(|run| run.ordinals.len() - run.sent).sum::<usize>()
+    }
+
+    pub(super) const fn progress(&self) -> ChunkProgress {
+        ChunkProgress { expected: self.expected, durable: self.durable }
+    }
+}

@@ -1,0 +1,331 @@
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+
+fn terms(number: u128, priority: i32, total: u64) -> BatchTerms {
+    BatchTerms {
+        id: BatchId::from_uuid(Uuid::from_u128(number)),
+        priority,
+        created_at: UnixTime::from_millis(number as u64),
+        total,
+        done_before: 0,
+        attempts_max: 3,
+        timeout: None,
+    }
+}
+
+fn chunk(requests: u32) -> NewChunk {
+    NewChunk { models: vec![Arc::from("m"); requests as usize], done: HashSet::new() }
+}
+
+fn dispatcher(windows: &[u32]) -> Dispatcher {
+    let settings =
+        windows.iter().map(|window| EndpointSettings { window: *window, models: None }).collect();
+    Dispatcher::new(settings, 1)
+}
+
+fn at(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn refused(code: &str) -> Fault {
+    let body = format!(r#"{{"error":{{"message":"no","code":"{code}"}}}}"#).into_bytes();
+    Fault::Refused { status: 400, body }
+}
+
+fn lost() -> Fault {
+    Fault::Lost { detail: "reset".to_owned() }
+}
+
+fn down() -> Fault {
+    Fault::Down { detail: "refused".to_owned() }
+}
+
+#[test]
+fn the_window_is_filled_across_chunk_borders() {
+    let mut dispatcher = dispatcher(&[4]);
+    let first = dispatcher.open(terms(1, 0, 5), chunk(3));
+    let second = dispatcher.open(terms(1, 0, 5), chunk(2));
+    let sent: Vec<Send> = std::iter::from_fn(|| dispatcher.next(at(0))).collect();
+    let slots: Vec<_> = sent.iter().map(|send| (send.request.chunk, send.request.ordinal)).collect();
+    assert_eq!(slots, [(first, 0), (first, 1), (first, 2), (second, 0)]);
+    assert!(dispatcher.answered(sent[1].token, at(5)).is_some());
+    assert_eq!(dispatcher.next(at(5)).expect("a free slot").request.ordinal, 1);
+    assert!(dispatcher.answered(sent[1].token, at(6)).is_none(), "a token counts once");
+}
+
+#[test]
+fn higher_priority_takes_the_next_free_slot() {
+    let mut dispatcher = dispatcher(&[1]);
+    let low = dispatcher.open(terms(1, 0, 10), chunk(10));
+    let running = dispatcher.next(at(0)).expect("room");
+    assert_eq!(running.request.chunk, low);
+    let urgent = dispatcher.open(terms(2, 5, 1), chunk(1));
+    dispatcher.answered(running.token, at(1)).expect("known");
+    assert_eq!(dispatcher.next(at(1)).expect("room").request.chunk, urgent);
+}
+
+#[test]
+fn only_the_requests_own_fault_uses_up_attempts() {
+    let mut dispatcher = dispatcher(&[1]);
+    dispatcher.open(terms(1, 0, 1), chunk(1));
+    let mut now = at(0);
+    for _ in 0..20 {
+        let send = dispatcher.next(now).expect("room");
+        let busy = Fault::Busy { status: 429, retry_after: Some(at(10)), detail: String::new() };
+        assert_eq!(dispatcher.faulted(send.token, busy, now), Followup::Again);
+        assert_eq!(dispatcher.next(now), None, "the engine asked for a pause");
+        now = dispatcher.wake_at(now).expect("the pause ends");
+    }
+    for attempt in 1..=3 {
+        let send = dispatcher.next(now).expect("room");
+        let fault = Fault::EngineError { status: 500, body: b"boom".to_vec() };
+        match dispatcher.faulted(send.token, fault, now) {
+            Followup::Again => now = dispatcher.wake_at(now).expect("the backoff ends"),
+            Followup::Failed { recorded, failure } => {
+                assert_eq!((attempt, recorded.attempts), (3, 3));
+                assert!(matches!(failure, Failure::Answered { status: 500, .. }));
+                return;
+            }
+            Followup::Late => panic!("it was in flight"),
+        }
+    }
+    panic!("three attempts were allowed");
+}
+
+#[test]
+fn an_endpoint_that_refuses_us_fails_nothing_and_is_tried_again() {
+    let mut dispatcher = dispatcher(&[4]);
+    dispatcher.open(terms(1, 0, 4), chunk(4));
+    let sent: Vec<Send> = std::iter::from_fn(|| dispatcher.next(at(0))).collect();
+    for send in &sent {
+        let fault = Fault::Misconfigured { status: 401, detail: "no key".to_owned() };
+        assert_eq!(dispatcher.faulted(send.token, fault, at(1)), Followup::Again);
+    }
+    assert_eq!(dispatcher.next(at(2)), None);
+    let later = dispatcher.wake_at(at(2)).expect("a trial");
+    let trial = dispatcher.next(later).expect("one request tries");
+    assert_eq!(dispatcher.next(later), None, "only one");
+    assert_eq!(
+        dispatcher.answered(trial.token, later).expect("known").attempts,
+        1,
+        "nothing was charged"
+    );
+    assert!(dispatcher.next(later).is_some());
+}
+
+#[test]
+fn a_batch_that_is_refused_from_the_start_is_reported_once() {
+    let mut dispatcher = dispatcher(&[200]);
+    dispatcher.open(terms(1, 0, 2_000), chunk(2_000));
+    let sent: Vec<Send> = std::iter::from_fn(|| dispatcher.next(at(0))).collect();
+    for send in &sent[..99] {
+        assert!(matches!(
+            dispatcher.faulted(send.token, refused("bad"), at(1)),
+            Followup::Failed { .. }
+        ));
+    }
+    assert_eq!(dispatcher.take_refused(), None);
+    dispatcher.faulted(sent[99].token, refused("bad"), at(1));
+    assert_eq!(dispatcher.take_refused().map(|(_, pattern)| pattern.code), Some(Some("bad".to_owned())));
+    assert_eq!(dispatcher.take_refused(), None);
+}
+
+#[test]
+fn over_long_prompts_do_not_pause_a_batch() {
+    let mut dispatcher = dispatcher(&[300]);
+    dispatcher.open(terms(1, 0, 2_000), chunk(2_000));
+    let sent: Vec<Send> = std::iter::from_fn(|| dispatcher.next(at(0))).collect();
+    for send in &sent {
+        dispatcher.faulted(send.token, refused("context_length_exceeded"), at(1));
+    }
+    assert_eq!(dispatcher.take_refused(), None);
+}
+
+#[test]
+fn a_lost_connection_of_a_living_engine_is_charged() {
+    let mut dispatcher = dispatcher(&[8]);
+    dispatcher.open(terms(1, 0, 8), chunk(8));
+    let sent: Vec<Send> = std::iter::from_fn(|| dispatcher.next(at(0))).collect();
+    assert_eq!(dispatcher.faulted(sent[0].token, lost(), at(1)), Followup::Again);
+    let probe_at = dispatcher.wake_at(at(1)).expect("a probe");
+    assert_eq!(dispatcher.probes(probe_at), [EndpointNumber(0)]);
+    assert_eq!(dispatcher.probes(probe_at), [], "one at a time");
+    assert!(dispatcher.probed(EndpointNumber(0), Ok(()), probe_at).is_empty());
+    let due = dispatcher.wake_at(probe_at).expect("the backoff ends");
+    let again = dispatcher.next(due).expect("sent again");
+    assert_eq!(again.request, sent[0].request);
+    assert_eq!(dispatcher.answered(again.token, due).expect("known").attempts, 2);
+}
+
+/// An engine that dies whenever one of the poisoned requests is with it, and needs a second to come back.
+struct CrashyEngine {
+    poison: HashSet<u32>,
+    crashes: u32,
+}
+
+impl CrashyEngine {
+    /// Runs everything to its end; returns the failed requests.
+    fn run(&mut self, dispatcher: &mut Dispatcher, slot: ChunkSlot) -> HashMap<u32, Failure> {
+        let mut failed = HashMap::new();
+        let mut now = at(0);
+        let mut down_until = at(0);
+        for _ in 0..100_000 {
+            for number in dispatcher.probes(now) {
+                let result = if now >= down_until { Ok(()) } else { Err(down()) };
+                assert!(dispatcher.probed(number, result, now).is_empty());
+            }
+            let sent: Vec<Send> = std::iter::from_fn(|| dispatcher.next(now)).collect();
+            now += at(10);
+            if !sent.is_empty() && now < down_until {
+                for send in sent {
+                    dispatcher.faulted(send.token, down(), now);
+                }
+            } else if sent.iter().any(|send| self.poison.contains(&send.request.ordinal)) {
+                self.crashes += 1;
+                down_until = now + at(1_000);
+                for send in sent {
+                    if let Followup::Failed { recorded, failure } =
+                        dispatcher.faulted(send.token, lost(), now)
+                    {
+                        failed.insert(recorded.request.ordinal, failure);
+                        dispatcher.durable(slot);
+                    }
+                }
+            } else {
+                for send in sent {
+                    dispatcher.answered(send.token, now).expect("known");
+                    if dispatcher.durable(slot).expect("open").is_done() {
+                        return failed;
+                    }
+                }
+            }
+            if dispatcher.chunks[&slot].progress().is_done() {
+                return failed;
+            }
+            if dispatcher.in_flight() == 0 {
+                now = now.max(dispatcher.wake_at(now).unwrap_or(now));
+            }
+        }
+        panic!("it never ends: {dispatcher:?}");
+    }
+}
+
+#[test]
+fn two_requests_that_crash_the_engine_are_found_and_nobody_else_fails() {
+    let mut dispatcher = dispatcher(&[64]);
+    let slot = dispatcher.open(terms(1, 0, 2_000), chunk(2_000));
+    let mut engine = CrashyEngine { poison: HashSet::from([17, 1_003]), crashes: 0 };
+    let failed = engine.run(&mut dispatcher, slot);
+    assert_eq!(failed.keys().copied().collect::<HashSet<_>>(), engine.poison);
+    assert!(
+        failed
+            .values()
+            .all(|failure| matches!(failure, Failure::Unanswered { code: "engine_crash", .. }))
+    );
+    assert!(engine.crashes <= 2 * 11, "by halves, not one by one: {} crashes", engine.crashes);
+}
+
+#[test]
+fn closing_a_chunk_forgets_its_calls() {
+    let mut dispatcher = dispatcher(&[4]);
+    let slot = dispatcher.open(terms(1, 0, 4), chunk(4));
+    let sent: Vec<Send> = std::iter::from_fn(|| dispatcher.next(at(0))).collect();
+    let mut dropped = dispatcher.close(slot);
+    dropped.sort();
+    assert_eq!(dropped, sent.iter().map(|send| send.token).collect::<Vec<_>>());
+    assert!(dispatcher.answered(sent[0].token, at(1)).is_none());
+    assert_eq!(dispatcher.faulted(sent[1].token, lost(), at(1)), Followup::Late);
+    assert_eq!((dispatcher.in_flight(), dispatcher.unsent()), (0, 0));
+}
+
+#[test]
+fn requests_with_a_result_are_not_sent_again() {
+    let mut dispatcher = dispatcher(&[10]);
+    let new = NewChunk { done: HashSet::from([0, 2]), ..chunk(4) };
+    let slot = dispatcher.open(terms(1, 0, 4), new);
+    let sent: Vec<u32> =
+        std::iter::from_fn(|| dispatcher.next(at(0))).map(|send| send.request.ordinal).collect();
+    assert_eq!(sent, [1, 3]);
+    assert!(!dispatcher.durable(slot).expect("open").is_done());
+    assert!(dispatcher.durable(slot).expect("open").is_done());
+}
+
+#[test]
+fn a_model_goes_to_an_endpoint_that_serves_it() {
+    let settings =
+        ["a", "b"].map(|model| EndpointSettings { window: 2, models: Some(vec![model.to_owned()]) });
+    let mut dispatcher = Dispatcher::new(settings.into(), 1);
+    let models = ["a", "a", "a", "b"].map(Arc::from).to_vec();
+    dispatcher.open(terms(1, 0, 4), NewChunk { models, done: HashSet::new() });
+    let sent: HashSet<(u16, u32)> = std::iter::from_fn(|| dispatcher.next(at(0)))
+        .map(|send| (send.endpoint.0, send.request.ordinal))
+        .collect();
+    assert_eq!(
+        sent,
+        HashSet::from([(0, 0), (0, 1), (1, 3)]),
+        "the second endpoint does not wait behind the first"
+    );
+}
+
+proptest! {
+    /// Whatever happens to the calls, every request ends in exactly one result.
+    #[test]
+    fn every_request_is_recorded_once(
+        fates in proptest::collection::vec(0_u8..10, 400..2_000),
+        windows in proptest::collection::vec(1_u32..9, 1..4),
+        requests in 1_u32..120,
+        poison in proptest::collection::hash_set(0_u32..120, 0..3),
+    ) {
+        let mut dispatcher = dispatcher(&windows);
+        let slot = dispatcher.open(terms(1, 0, u64::from(requests)), chunk(requests));
+        let mut recorded: HashSet<u32> = HashSet::new();
+        let mut fates = fates.into_iter();
+        let mut flying: Vec<Send> = Vec::new();
+        let mut now = at(0);
+        for _ in 0..1_000_000 {
+            for number in dispatcher.probes(now) {
+                let result = if fates.next().unwrap_or(9) < 3 { Err(down()) } else { Ok(()) };
+                for (failed, _) in dispatcher.probed(number, result, now) {
+                    prop_assert!(recorded.insert(failed.request.ordinal));
+                    dispatcher.durable(slot);
+                }
+            }
+            flying.extend(std::iter::from_fn(|| dispatcher.next(now)));
+            if flying.is_empty() {
+                if dispatcher.chunks[&slot].progress().is_done() {
+                    break;
+                }
+                now = now.max(dispatcher.wake_at(now).expect("unfinished work wakes up by itself"));
+                continue;
+            }
+            now += at(1);
+            let send = flying.swap_remove(usize::from(fates.next().unwrap_or(0)) % flying.len());
+            let fault = match fates.next().unwrap_or(9) {
+                _ if poison.contains(&send.request.ordinal) => lost(),
+                0 => Fault::Busy { status: 503, retry_after: None, detail: String::new() },
+                1 => down(),
+                2 => lost(),
+                3 => Fault::Garbage { detail: "half".to_owned() },
+                4 => Fault::Misconfigured { status: 404, detail: "no model".to_owned() },
+                5 => refused("bad"),
+                _ => {
+                    let answered = dispatcher.answered(send.token, now).expect("it is in flight");
+                    prop_assert!(recorded.insert(answered.request.ordinal));
+                    dispatcher.durable(slot);
+                    continue;
+                }
+            };
+            if let Followup::Failed { recorded: failed, .. } = dispatcher.faulted(send.token, fault, now) {
+                prop_assert!(recorded.insert(failed.request.ordinal));
+                dispatcher.durable(slot);
+            }
+        }
+        prop_assert_eq!(recorded.len(), requests as usize);
+        prop_assert_eq!(dispatcher.in_flight(), 0);
+    }
+}
