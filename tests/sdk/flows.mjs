@@ -1,7 +1,7 @@
 // What people do with the official Node SDK, unmodified: cases 95, 111 and 113 of the wire contract.
 //
 // Runs with openai-node from 4 on; `openai` is found from the folder in SDK_HOME. Needs OVERNIGHT_URL, a server whose
-// engine answers and that asks for no key, and OVERNIGHT_BUSY_URL with OVERNIGHT_TEST_KEY, a server whose engine is
+// engine answers and that asks for no key, and SDK_BUSY_URL with SDK_TEST_KEY, a server whose engine is
 // down, so that its queue can be filled.
 
 import assert from "node:assert/strict";
@@ -27,7 +27,7 @@ const PAGES_MAX = 10_000;
 
 const client = new OpenAI({ baseURL: `${process.env.OVERNIGHT_URL}/v1`, apiKey: "EMPTY" });
 const busy = (options) =>
-  new OpenAI({ baseURL: `${process.env.OVERNIGHT_BUSY_URL}/v1`, apiKey: process.env.OVERNIGHT_TEST_KEY, ...options });
+  new OpenAI({ baseURL: `${process.env.SDK_BUSY_URL}/v1`, apiKey: process.env.SDK_TEST_KEY, ...options });
 
 // Version 4 says `del`, later ones `delete`.
 const deleteFile = (id) => (client.files.delete ?? client.files.del).call(client.files, id);
