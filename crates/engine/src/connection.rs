@@ -118,7 +118,7 @@ pub(crate) struct Meter {
 const IN_USE: u64 = u64::MAX;
 
 impl Meter {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             opened_at: Instant::now(),
             last_at: AtomicU64::new(0),
@@ -156,7 +156,7 @@ impl Meter {
         self.opened_at.elapsed().as_nanos() as u64
     }
 
-    fn note(&self) {
+    pub(crate) fn note(&self) {
         self.last_at.store(self.nanos(), Ordering::Relaxed);
     }
 }

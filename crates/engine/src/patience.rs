@@ -92,3 +92,58 @@ impl Patience {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const MILLISECOND: Duration = Duration::from_millis(1);
+
+    /// Bytes every 40 ms, ten times.
+    async fn trickle(meter: &Meter) {
+        for _ in 0..10 {
+            sleep(40 * MILLISECOND).await;
+            meter.note();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_keeps_coming_does_not_stall() {
+        let meter = Meter::new();
+        let mut patience = Patience::new(1_000 * MILLISECOND, 50 * MILLISECOND);
+        patience.wait(&meter, trickle(&meter)).await.unwrap();
+        assert_eq!(patience.elapsed(), 400 * MILLISECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_ends_even_an_answer_that_keeps_coming() {
+        let meter = Meter::new();
+        let mut patience = Patience::new(200 * MILLISECOND, 50 * MILLISECOND);
+        patience.wait(&meter, trickle(&meter)).await.unwrap_err();
+        assert!(patience.elapsed() >= 200 * MILLISECOND);
+        assert!(patience.elapsed() < 210 * MILLISECOND);
+    }
+
+    /// Connecting may take longer than the longest silence: nobody was asked yet.
+    #[tokio::test(start_paused = true)]
+    async fn silence_counts_from_sending() {
+        let meter = Meter::new();
+        let mut patience = Patience::new(1_000 * MILLISECOND, 50 * MILLISECOND);
+        sleep(300 * MILLISECOND).await;
+        patience.begin_to_wait();
+        patience.wait(&meter, pending::<()>()).await.unwrap_err();
+        assert!(patience.elapsed() >= 350 * MILLISECOND);
+        assert!(patience.elapsed() < 360 * MILLISECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_longest_waits_do_not_overflow() {
+        let meter = Meter::new();
+        let mut patience = Patience::new(Duration::MAX, Duration::MAX);
+        patience.wait(&meter, trickle(&meter)).await.unwrap();
+    }
+}

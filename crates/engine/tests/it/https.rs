@@ -1,8 +1,9 @@
 //! TLS: an endpoint's own root is trusted, nobody else is.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use overnight_engine::{EndpointConfig, Engine, OpenAi};
+use overnight_engine::{Call, EndpointConfig, Engine, OpenAi};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
@@ -34,6 +35,20 @@ async fn a_certificate_that_nobody_vouches_for_is_down() {
     config.extra_roots.push(stranger);
     let fault = OpenAi::new(&config).unwrap().ask(call()).await.result.unwrap_err();
     assert_eq!(fault.kind(), "engine_unavailable");
+}
+
+#[tokio::test]
+async fn a_connection_that_does_not_come_about_in_time_is_down() {
+    let server = Server::start([good()]).await;
+    let mut config = EndpointConfig::new("gpu0", format!("https://localhost:{}/v1", server.port()));
+    config.extra_roots.push(certificate().1);
+    config.connect_timeout = Duration::from_millis(50);
+    let fault = OpenAi::new(&config).unwrap().ask(call()).await.result.unwrap_err();
+    assert_eq!(fault.kind(), "engine_unavailable");
+    config.connect_timeout = call().deadline;
+    let hurried = Call { deadline: Duration::from_millis(50), ..call() };
+    let fault = OpenAi::new(&config).unwrap().ask(hurried).await.result.unwrap_err();
+    assert_eq!(fault.kind(), "engine_unavailable", "nobody was asked: no attempt may be charged");
 }
 
 fn certificate() -> (TlsAcceptor, CertificateDer<'static>) {
