@@ -3,8 +3,13 @@
 //! Each method of [`Store`] is one transaction and one verb of the domain. A request is never a row: a million requests
 //! are some two hundred chunks.
 //!
-//! [`SqliteStore`] is the store of one machine.
+//! [`SqliteStore`] is the store of one machine. With the feature `testing` come an in-memory model, which says in plain
+//! code what each verb means, and the conformance suite that every store passes.
 
+#[cfg(feature = "testing")]
+pub mod conformance;
+#[cfg(feature = "testing")]
+mod model;
 mod sqlite;
 
 use std::collections::BTreeMap;
@@ -21,6 +26,8 @@ use overnight_domain::tally::Tally;
 use overnight_domain::time::UnixTime;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "testing")]
+pub use model::ModelStore;
 pub use sqlite::SqliteStore;
 
 /// A worker that has been silent for so long before another's heartbeat is forgotten: each start of a process is a new

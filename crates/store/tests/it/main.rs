@@ -1,0 +1,3 @@
+//! The store, seen only through its trait.
+
+mod conformance;
