@@ -21,6 +21,8 @@ pub(crate) fn check(source: &Source, violations: &mut Vec<Violation>) {
                     );
                     violations.push(Violation::new(&source.path, line, "module-name", detail));
                 }
+                // What `http_body::Body` calls its pieces.
+                "type" if word == "Data" => {}
                 "struct" | "enum" | "trait" | "type" | "union" => {
                     if let Some(suffix) = SUFFIXES.iter().find(|suffix| word.ends_with(**suffix)) {
                         let detail = format!("`{word}` ends in `{suffix}`, which says nothing");
