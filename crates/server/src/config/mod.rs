@@ -2,12 +2,25 @@
 //!
 //! Where a value came from (default, file, environment, flag) is kept for `overnight config` alone.
 
+mod engines;
+mod environment;
+mod file;
+pub(crate) mod keys;
+mod load;
+mod secret;
+pub(crate) mod units;
+mod value;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use overnight_domain::ids::TenantId;
 use overnight_domain::limits::AdmissionLimits;
+
+pub use environment::Environment;
+pub use load::{ConfigError, FlagValue, Origins, Shown, Sources, load};
+pub use value::Origin;
 
 /// A value that must never be shown or logged.
 #[derive(Clone, PartialEq, Eq)]
@@ -29,6 +42,7 @@ impl std::fmt::Debug for Secret {
     }
 }
 
+/// The defaults of section limits and retention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
     Desktop,
@@ -57,6 +71,12 @@ pub struct Config {
     pub profile: Profile,
     /// The data directory: database, blobs, segments and the lock.
     pub data: PathBuf,
+    /// The SQLite database.
+    pub database: PathBuf,
+    /// The folder of the blobs.
+    pub blobs: PathBuf,
+    /// What is logged, as `tracing` filters say it.
+    pub log: String,
     pub server: ServerConfig,
     pub limits: AdmissionLimits,
     pub queue: QueueConfig,
@@ -128,3 +148,6 @@ pub struct EngineConfig {
     /// What people call a model -> what this engine calls it.
     pub aliases: Vec<(String, String)>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,286 @@
+//! `[[engine]]` and `[[key]]`: the repeated tables.
+
+use std::collections::HashSet;
+
+use http::Uri;
+use overnight_domain::ids::TenantId;
+use overnight_domain::limits::WINDOW_MAX;
+
+use super::environment::Environment;
+use super::file::Members;
+use super::load::Shown;
+use super::secret;
+use super::value::{Origin, Raw};
+use super::{ConfigError, EngineConfig, KeyConfig, Secret};
+
+const MASK: &str = "***";
+/// Names of engines, keys and tenants stand in paths of metrics, in logs and in tables.
+const NAME_LEN_MAX: usize = 64;
+
+pub(super) fn engines(
+    tables: &[Members],
+    environment: &Environment,
+    shown: &mut Vec<Shown>,
+) -> Result<Vec<EngineConfig>, ConfigError> {
+    let mut engines: Vec<EngineConfig> = Vec::with_capacity(tables.len());
+    for (number, table) in tables.iter().enumerate() {
+        let mut reader = Reader { kind: "engine", number, table, environment, shown: &mut *shown };
+        let engine = engine(&mut reader)?;
+        if let Some(other) =
+            engines.iter().find(|other| other.name == engine.name || other.url == engine.url)
+        {
+            let what = if other.name == engine.name {
+                format!("two engines have the name `{}`", engine.name)
+            } else {
+                format!("the engines `{}` and `{}` have the same `url`", other.name, engine.name)
+            };
+            return Err(ConfigError::new(&table.origin, what));
+        }
+        engines.push(engine);
+    }
+    Ok(engines)
+}
+
+/// Engines that were given by their address alone.
+pub(super) fn engines_at(
+    urls: &[String],
+    origin: &Origin,
+    shown: &mut Vec<Shown>,
+) -> Result<Vec<EngineConfig>, ConfigError> {
+    let mut seen = HashSet::new();
+    let mut engines = Vec::with_capacity(urls.len());
+    for (number, url) in urls.iter().enumerate() {
+        let refused = |what: String| ConfigError::new(origin, what);
+        let parsed = check_url(url).map_err(|why| refused(format!("`{url}` {why}")))?;
+        if !seen.insert(url) {
+            return Err(refused(format!("`{url}` is given twice")));
+        }
+        let name = parsed.authority().map_or_else(|| url.clone(), ToString::to_string);
+        let is_taken = engines.iter().any(|engine: &EngineConfig| engine.name == name);
+        let name = if is_taken { format!("{name}-{}", number + 1) } else { name };
+        shown.push(Shown::new(format!("engine[{number}].url"), url.clone(), origin.clone()));
+        engines.push(EngineConfig {
+            name,
+            kind: "openai".to_owned(),
+            url: url.clone(),
+            window: None,
+            api_key: None,
+            headers: Vec::new(),
+            models: Vec::new(),
+            aliases: Vec::new(),
+        });
+    }
+    Ok(engines)
+}
+
+pub(super) fn keys(
+    tables: &[Members],
+    environment: &Environment,
+    shown: &mut Vec<Shown>,
+) -> Result<Vec<KeyConfig>, ConfigError> {
+    let mut keys: Vec<KeyConfig> = Vec::with_capacity(tables.len());
+    for (number, table) in tables.iter().enumerate() {
+        let mut reader = Reader { kind: "key", number, table, environment, shown: &mut *shown };
+        let key = KeyConfig {
+            name: reader.required("name", name)?,
+            tenant: TenantId::new(
+                reader.optional("tenant", name)?.unwrap_or_else(|| TenantId::DEFAULT.to_owned()),
+            ),
+            value: reader.secret("value")?.ok_or_else(|| reader.missing("value"))?,
+            admin: reader.optional("admin", Raw::flag)?.unwrap_or(false),
+        };
+        if let Some(other) = keys.iter().find(|other| other.name == key.name || other.value == key.value)
+        {
+            let what = if other.name == key.name {
+                format!("two keys have the name `{}`", key.name)
+            } else {
+                format!("the keys `{}` and `{}` have the same value", other.name, key.name)
+            };
+            return Err(ConfigError::new(&table.origin, what));
+        }
+        keys.push(key);
+    }
+    Ok(keys)
+}
+
+struct Reader<'a> {
+    kind: &'static str,
+    number: usize,
+    table: &'a Members,
+    environment: &'a Environment,
+    shown: &'a mut Vec<Shown>,
+}
+
+impl Reader<'_> {
+    fn find(&self, member: &str) -> Option<Raw> {
+        self.table.list.iter().find(|(name, _)| name == member).map(|(_, raw)| raw.clone())
+    }
+
+    fn optional<T: ToShow>(
+        &mut self,
+        member: &str,
+        read: fn(&Raw) -> Result<T, String>,
+    ) -> Result<Option<T>, ConfigError> {
+        let Some(raw) = self.find(member) else { return Ok(None) };
+        let value = read(&raw).map_err(|why| self.refused(&raw.origin, member, &why))?;
+        self.show(member, value.to_show(), raw.origin);
+        Ok(Some(value))
+    }
+
+    fn required<T: ToShow>(
+        &mut self,
+        member: &str,
+        read: fn(&Raw) -> Result<T, String>,
+    ) -> Result<T, ConfigError> {
+        self.optional(member, read)?.ok_or_else(|| self.missing(member))
+    }
+
+    fn secret(&mut self, member: &str) -> Result<Option<Secret>, ConfigError> {
+        let Some(raw) = self.find(member) else { return Ok(None) };
+        let reference = raw.text().map_err(|why| self.refused(&raw.origin, member, &why))?;
+        let value = secret::read(&reference, self.environment)
+            .map_err(|why| self.refused(&raw.origin, member, &why))?;
+        self.show(member, format!("{MASK} ({reference})"), raw.origin);
+        Ok(Some(value))
+    }
+
+    /// The values of headers may be secrets, so none is shown.
+    fn headers(&mut self) -> Result<Vec<(String, Secret)>, ConfigError> {
+        let Some(raw) = self.find("headers") else { return Ok(Vec::new()) };
+        let map = raw.map().map_err(|why| self.refused(&raw.origin, "headers", &why))?;
+        let mut headers = Vec::with_capacity(map.len());
+        for (name, text) in map {
+            let refused = |why: &str| self.refused(&raw.origin, &format!("headers.{name}"), why);
+            let value = if secret::is_reference(&text) {
+                secret::read(&text, self.environment).map_err(|why| refused(&why))?
+            } else {
+                Secret::new(text)
+            };
+            if http::HeaderName::try_from(name.as_str()).is_err()
+                || http::HeaderValue::try_from(value.expose()).is_err()
+            {
+                return Err(refused("is no header that HTTP could carry"));
+            }
+            self.show(&format!("headers.{name}"), MASK.to_owned(), raw.origin.clone());
+            headers.push((name, value));
+        }
+        Ok(headers)
+    }
+
+    fn show(&mut self, member: &str, value: String, origin: Origin) {
+        self.shown.push(Shown::new(format!("{}[{}].{member}", self.kind, self.number), value, origin));
+    }
+
+    fn missing(&self, member: &str) -> ConfigError {
+        ConfigError::new(&self.table.origin, format!("this `[[{}]]` has no `{member}`", self.kind))
+    }
+
+    fn refused(&self, origin: &Origin, member: &str, why: &str) -> ConfigError {
+        ConfigError::new(origin, format!("`{}.{member}` {why}", self.kind))
+    }
+}
+
+fn engine(reader: &mut Reader<'_>) -> Result<EngineConfig, ConfigError> {
+    Ok(EngineConfig {
+        name: reader.required("name", name)?,
+        kind: reader.required("kind", kind)?,
+        url: reader.required("url", url)?,
+        window: reader.optional("concurrency", concurrency)?.and_then(|Concurrency(number)| number),
+        api_key: reader.secret("api_key")?,
+        headers: reader.headers()?,
+        models: reader.optional("models", Raw::list)?.unwrap_or_default(),
+        aliases: reader.optional("aliases", Raw::map)?.unwrap_or_default(),
+    })
+}
+
+fn name(raw: &Raw) -> Result<String, String> {
+    let name = raw.text()?;
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b':');
+    if name.is_empty() || name.len() > NAME_LEN_MAX || !name.bytes().all(is_plain) {
+        return Err(format!("must be 1 to {NAME_LEN_MAX} letters, digits or `_-.:`, not `{name}`"));
+    }
+    Ok(name)
+}
+
+fn kind(raw: &Raw) -> Result<String, String> {
+    let kind = raw.text()?;
+    match kind.as_str() {
+        "openai" => Ok(kind),
+        "ollama" => Err("`ollama` is not in this build yet: use `kind = \"openai\"` with Ollama's \
+             OpenAI address, as in `url = \"http://127.0.0.1:11434/v1\"`"
+            .to_owned()),
+        _ => Err(format!(
+            "must be `openai`, not `{kind}`: vLLM, SGLang, llama.cpp, LM Studio and TEI all speak it"
+        )),
+    }
+}
+
+fn url(raw: &Raw) -> Result<String, String> {
+    let url = raw.text()?;
+    check_url(&url)?;
+    Ok(url)
+}
+
+/// The refusals do not repeat the address: it may hold a password.
+fn check_url(url: &str) -> Result<Uri, String> {
+    let parsed: Uri = url.parse().map_err(|error| format!("is no address: {error}"))?;
+    if !matches!(parsed.scheme_str(), Some("http" | "https")) {
+        return Err("must begin with `http://` or `https://`".to_owned());
+    }
+    match parsed.authority() {
+        None => Err("names no host".to_owned()),
+        Some(authority) if authority.as_str().contains('@') => {
+            Err("must not hold a password: use `api_key`".to_owned())
+        }
+        Some(_) if parsed.query().is_some() => Err("must not have a query".to_owned()),
+        Some(_) => Ok(parsed),
+    }
+}
+
+/// None: found by itself.
+struct Concurrency(Option<u32>);
+
+fn concurrency(raw: &Raw) -> Result<Concurrency, String> {
+    if raw.text().is_ok_and(|text| text == "auto") {
+        return Ok(Concurrency(None));
+    }
+    match raw.integer().ok().and_then(|number| u32::try_from(number).ok()) {
+        Some(number) if (1..=WINDOW_MAX).contains(&number) => Ok(Concurrency(Some(number))),
+        _ => Err(format!("must be \"auto\" or a number from 1 to {WINDOW_MAX}")),
+    }
+}
+
+trait ToShow {
+    fn to_show(&self) -> String;
+}
+
+impl ToShow for String {
+    fn to_show(&self) -> String {
+        self.clone()
+    }
+}
+
+impl ToShow for bool {
+    fn to_show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl ToShow for Concurrency {
+    fn to_show(&self) -> String {
+        self.0.map_or_else(|| "auto".to_owned(), |number| number.to_string())
+    }
+}
+
+impl ToShow for Vec<String> {
+    fn to_show(&self) -> String {
+        self.join(", ")
+    }
+}
+
+impl ToShow for Vec<(String, String)> {
+    fn to_show(&self) -> String {
+        let pairs: Vec<String> = self.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+        pairs.join(", ")
+    }
+}

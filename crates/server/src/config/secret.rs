@@ -1,0 +1,36 @@
+//! Values that must never be shown: they are named in the configuration, and read from somewhere else.
+
+use std::path::Path;
+
+use super::Secret;
+use super::environment::Environment;
+
+/// Longer is no key, but a wrong file.
+const SECRET_LEN_MAX: usize = 64 * 1024;
+
+/// Reads `env:NAME` or `file:PATH`.
+pub(super) fn read(reference: &str, environment: &Environment) -> Result<Secret, String> {
+    let value = match reference.split_once(':') {
+        Some(("env", name)) => environment
+            .get(name)
+            .ok_or_else(|| format!("names the variable `{name}`, which is not set"))?
+            .to_owned(),
+        Some(("file", path)) => std::fs::read_to_string(Path::new(path))
+            .map_err(|error| format!("names the file `{path}`, which cannot be read: {error}"))?,
+        // The text itself may be the secret: it is not repeated.
+        _ => return Err("must be `env:NAME` or `file:PATH`, never the secret itself".to_owned()),
+    };
+    let value = value.trim();
+    if value.is_empty() {
+        return Err(format!("`{reference}` is empty"));
+    }
+    if value.len() > SECRET_LEN_MAX || value.contains(['\n', '\r', '\0']) {
+        return Err(format!("`{reference}` is no key: it must be one line of text"));
+    }
+    Ok(Secret::new(value))
+}
+
+/// Whether the text names a secret rather than being one.
+pub(super) fn is_reference(text: &str) -> bool {
+    text.starts_with("env:") || text.starts_with("file:")
+}
