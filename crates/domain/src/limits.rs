@@ -21,10 +21,12 @@ pub const CHUNKS_PER_BATCH_MIN: u64 = 8;
 /// No chunk is cut smaller than this for sharing: below it the lease costs more than it gives.
 pub const CHUNK_REQUESTS_MIN: u32 = 64;
 
-/// Plan entries that are sorted in memory; more are sorted in runs on disk. 40 bytes each.
-pub const PLAN_RUN_ENTRIES: usize = 1 << 20;
-/// Digests of custom ids that are kept in memory while looking for duplicates; more are sorted in runs on disk.
+/// Plan entries that are sorted in memory; more are sorted in runs on disk. 54 bytes each.
+pub const PLAN_RUN_ENTRIES: usize = 1 << 19;
+/// Digests of custom ids that are sorted in memory to find duplicates; more are sorted in runs on disk. 20 bytes each.
 pub const CUSTOM_ID_RUN_ENTRIES: usize = 1 << 20;
+/// Runs of one sort that are open at once; more are merged first.
+pub const SORT_RUNS_MAX: usize = 48;
 /// Different models, and different reload-forcing options, that one batch may name. They are interned while planning.
 pub const MODELS_PER_BATCH_MAX: usize = 1_000;
 /// Longer than any sensible key; it is compared and echoed, never indexed.

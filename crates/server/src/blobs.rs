@@ -14,7 +14,8 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
 use object_store::{
-    GetOptions, GetRange, MultipartUpload, ObjectStore, ObjectStoreExt as _, PutPayload,
+    GetOptions, GetRange, GetResultPayload, MultipartUpload, ObjectStore, ObjectStoreExt as _,
+    PutPayload,
 };
 use overnight_domain::file::Sha256;
 use overnight_domain::ids::BlobKey;
@@ -22,6 +23,8 @@ use sha2::Digest as _;
 
 /// A part of a multipart write: S3 wants at least 5 MiB, and two of them are the memory of one upload.
 const WRITE_PART_LEN: usize = 8 << 20;
+/// A piece of a streamed read: large enough that a trip to a blocking thread is cheap.
+const READ_PIECE_LEN: u64 = 512 << 10;
 
 /// Why bytes could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +96,12 @@ impl Blobs {
         let got =
             self.objects.get_opts(&path(key), options).await.map_err(|error| classify(key, &error))?;
         let key = key.clone();
-        Ok(got.into_stream().map_err(move |error| classify(&key, &error)).boxed())
+        match got.payload {
+            GetResultPayload::File(file, _) => Ok(stream_file(key, file, got.range)),
+            GetResultPayload::Stream(stream) => {
+                Ok(stream.map_err(move |error| classify(&key, &error)).boxed())
+            }
+        }
     }
 
     /// Deletes a blob; one that is gone already is no error.
@@ -187,6 +195,33 @@ impl BlobWriter {
             None => Ok(()),
         }
     }
+}
+
+/// Reads an open file in pieces: it stays readable when its name is gone.
+fn stream_file(
+    key: BlobKey,
+    file: std::fs::File,
+    range: Range<u64>,
+) -> BoxStream<'static, Result<Bytes, BlobError>> {
+    use std::os::unix::fs::FileExt as _;
+    let file = Arc::new(file);
+    futures::stream::try_unfold((range, file, key), |(range, file, key)| async move {
+        let len = (range.end - range.start).min(READ_PIECE_LEN);
+        if len == 0 {
+            return Ok(None);
+        }
+        let source = file.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let mut piece = vec![0; len as usize];
+            source.read_exact_at(&mut piece, range.start).map(|()| piece)
+        });
+        let piece = read
+            .await
+            .map_err(|error| BlobError::Failed(error.to_string()))?
+            .map_err(|error| BlobError::Failed(format!("failed to read blob `{key}`: {error}")))?;
+        Ok(Some((Bytes::from(piece), (range.start + len..range.end, file, key))))
+    })
+    .boxed()
 }
 
 fn path(key: &BlobKey) -> ObjectPath {

@@ -50,3 +50,10 @@ impl Disk {
         was_full != is_full
     }
 }
+
+/// What plan, results and output of a batch will need: per request a plan entry, a frame and a line of about a thousand
+/// bytes each, and as much again as the input for answers that grow with their question.
+pub(crate) const fn reservation(requests: u64, input_len: u64) -> u64 {
+    const PER_REQUEST: u64 = 32 + 128 + 2 * 1_024;
+    requests.saturating_mul(PER_REQUEST).saturating_add(input_len)
+}

@@ -10,4 +10,5 @@ mod context;
 mod counters;
 mod disk;
 mod endpoints;
+mod ingest;
 mod live;
