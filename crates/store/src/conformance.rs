@@ -10,7 +10,7 @@ mod claims;
 mod creation;
 mod endings;
 mod files;
-mod samples;
+pub mod samples;
 mod uploads;
 mod workers;
 

@@ -1,4 +1,4 @@
-//! What the cases are made of.
+//! What the cases are made of, and what other tests of a store may be made of.
 
 use std::time::Duration;
 
@@ -16,44 +16,44 @@ use crate::{
     Admission, ClaimQuery, Claimed, Closing, Created, Hold, Moved, Parking, Planned, Result, Store,
 };
 
-pub(super) const PROGRESS: Parking = Parking { has_progress: true };
-pub(super) const NO_PROGRESS: Parking = Parking { has_progress: false };
+pub const PROGRESS: Parking = Parking { has_progress: true };
+pub const NO_PROGRESS: Parking = Parking { has_progress: false };
 /// Requests in a chunk of [`planned`].
-pub(super) const CHUNK_LEN: u64 = 10;
+pub const CHUNK_LEN: u64 = 10;
 
-pub(super) fn at(seconds: u64) -> UnixTime {
+pub fn at(seconds: u64) -> UnixTime {
     UnixTime::from_millis(seconds * 1000)
 }
 
-pub(super) fn owner() -> TenantId {
+pub fn owner() -> TenantId {
     TenantId::default()
 }
 
-pub(super) fn stranger() -> TenantId {
+pub fn stranger() -> TenantId {
     TenantId::new("stranger")
 }
 
-pub(super) fn file_id(number: u32) -> FileId {
+pub fn file_id(number: u32) -> FileId {
     FileId::parse(&format!("file-{number:08}")).expect("digits behind the prefix are an id")
 }
 
-pub(super) fn upload_id(number: u32) -> UploadId {
+pub fn upload_id(number: u32) -> UploadId {
     UploadId::parse(&format!("upload_{number:08}")).expect("digits behind the prefix are an id")
 }
 
-pub(super) fn part_id(number: u32) -> PartId {
+pub fn part_id(number: u32) -> PartId {
     PartId::parse(&format!("part_{number:08}")).expect("digits behind the prefix are an id")
 }
 
-pub(super) fn batch_id(number: u32) -> BatchId {
+pub fn batch_id(number: u32) -> BatchId {
     BatchId::parse(&format!("batch_{number:08}")).expect("digits behind the prefix are an id")
 }
 
-pub(super) fn worker_id(number: u32) -> WorkerId {
+pub fn worker_id(number: u32) -> WorkerId {
     WorkerId::parse(&format!("worker_{number:08}")).expect("digits behind the prefix are an id")
 }
 
-pub(super) fn file(number: u32) -> File {
+pub fn file(number: u32) -> File {
     File {
         id: file_id(number),
         tenant: owner(),
@@ -70,7 +70,7 @@ pub(super) fn file(number: u32) -> File {
 }
 
 /// Pending until second 100.
-pub(super) fn upload(number: u32) -> Upload {
+pub fn upload(number: u32) -> Upload {
     Upload {
         id: upload_id(number),
         tenant: owner(),
@@ -88,7 +88,7 @@ pub(super) fn upload(number: u32) -> Upload {
     }
 }
 
-pub(super) fn part(number: u32, upload: u32) -> Part {
+pub fn part(number: u32, upload: u32) -> Part {
     Part {
         id: part_id(number),
         upload: upload_id(upload),
@@ -99,7 +99,7 @@ pub(super) fn part(number: u32, upload: u32) -> Part {
 }
 
 /// Created at second `number`, due at second 1,000; its input is the file of the same number.
-pub(super) fn batch(number: u32) -> Batch {
+pub fn batch(number: u32) -> Batch {
     Batch {
         id: batch_id(number),
         tenant: owner(),
@@ -135,7 +135,7 @@ pub(super) fn batch(number: u32) -> Batch {
 }
 
 /// No limit is reached.
-pub(super) fn roomy() -> Admission {
+pub fn roomy() -> Admission {
     Admission {
         unfinished_batches_max: u64::MAX,
         queued_requests_max: u64::MAX,
@@ -144,7 +144,7 @@ pub(super) fn roomy() -> Admission {
     }
 }
 
-pub(super) fn planned(chunks: u32) -> Planned {
+pub fn planned(chunks: u32) -> Planned {
     let range = |number: u32| ChunkRange {
         first_entry: u64::from(number) * CHUNK_LEN,
         entry_count: CHUNK_LEN as u32,
@@ -159,7 +159,7 @@ pub(super) fn planned(chunks: u32) -> Planned {
     }
 }
 
-pub(super) fn tally(completed: u64, failed: u64) -> Tally {
+pub fn tally(completed: u64, failed: u64) -> Tally {
     let usage = Usage {
         input_tokens: 7 * completed,
         cached_tokens: 1,
@@ -169,12 +169,12 @@ pub(super) fn tally(completed: u64, failed: u64) -> Tally {
     Tally { completed, failed, usage }
 }
 
-pub(super) fn log(sequence: u64) -> LogPosition {
+pub fn log(sequence: u64) -> LogPosition {
     LogPosition { segment: 1, offset: sequence * 100, sequence }
 }
 
 /// By worker 1, at second 50, for 30 seconds, with no limit.
-pub(super) fn claim(token: u64) -> ClaimQuery {
+pub fn claim(token: u64) -> ClaimQuery {
     ClaimQuery {
         worker: worker_id(1),
         token: LeaseToken(token),
@@ -186,49 +186,49 @@ pub(super) fn claim(token: u64) -> ClaimQuery {
     }
 }
 
-pub(super) fn closing(output: u32, error: u32) -> Closing {
+pub fn closing(output: u32, error: u32) -> Closing {
     let file = |number| File { purpose: Purpose::BatchOutput, ..file(number) };
     Closing { output: Some(file(output)), error: Some(file(error)), tally: tally(9, 1) }
 }
 
-pub(super) async fn create(store: &dyn Store, batch: Batch) -> Result<Batch> {
+pub async fn create(store: &dyn Store, batch: Batch) -> Result<Batch> {
     let created = store.create_batch(batch.clone(), roomy(), None).await?;
     assert_eq!(created, Created::New);
     Ok(batch)
 }
 
 /// Creates and plans.
-pub(super) async fn start(store: &dyn Store, batch: Batch, chunks: u32) -> Result<Batch> {
+pub async fn start(store: &dyn Store, batch: Batch, chunks: u32) -> Result<Batch> {
     let batch = create(store, batch).await?;
     Ok(moved_to(store.plan_batch(&batch.id, planned(chunks), at(40)).await?))
 }
 
 /// Claims with a token, which must succeed.
-pub(super) async fn take(store: &dyn Store, token: u64) -> Result<Claimed> {
+pub async fn take(store: &dyn Store, token: u64) -> Result<Claimed> {
     let claimed = store.claim(claim(token)).await?;
     Ok(claimed.expect("the case has made a chunk that can be claimed"))
 }
 
 /// Claims with a token and notes that the chunk is begun.
-pub(super) async fn take_and_begin(store: &dyn Store, token: u64) -> Result<Claimed> {
+pub async fn take_and_begin(store: &dyn Store, token: u64) -> Result<Claimed> {
     let claimed = take(store, token).await?;
     assert_eq!(store.begin(&claimed.lease, log(token)).await?, Hold::Held);
     Ok(claimed)
 }
 
-pub(super) async fn read(store: &dyn Store, id: &BatchId) -> Result<Batch> {
+pub async fn read(store: &dyn Store, id: &BatchId) -> Result<Batch> {
     let found = store.batch(&owner(), id).await?;
     Ok(found.expect("the case has created the batch").batch)
 }
 
-pub(super) fn moved_to(moved: Moved) -> Batch {
+pub fn moved_to(moved: Moved) -> Batch {
     match moved {
         Moved::To(batch) => *batch,
         other => panic!("not moved: {other:?}"),
     }
 }
 
-pub(super) fn illegal(moved: Moved) -> Batch {
+pub fn illegal(moved: Moved) -> Batch {
     match moved {
         Moved::Illegal(batch) => *batch,
         other => panic!("not illegal: {other:?}"),

@@ -9,7 +9,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
@@ -34,10 +34,12 @@ const STATEMENTS_MAX: usize = 128;
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
-/// The way to the database.
+/// The way to the database. When it is dropped, what was asked for is written and the database is closed.
 #[derive(Debug)]
 pub(super) struct Connections {
-    writer: mpsc::Sender<Job>,
+    /// There until the drop.
+    writer: Option<mpsc::Sender<Job>>,
+    writer_thread: Option<JoinHandle<()>>,
     readers: Arc<Readers>,
     turns: Arc<Semaphore>,
 }
@@ -55,11 +57,16 @@ impl Connections {
         let readers = Arc::new(Readers { path: path.to_owned(), idle: Mutex::default() });
         readers.give_back(readers.open()?);
         let (writer, jobs) = mpsc::channel(WRITE_QUEUE_LEN_MAX);
-        thread::Builder::new()
+        let writer_thread = thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || write_all(db, jobs))
             .map_err(|error| StoreError::Unavailable(format!("failed to start the writer: {error}")))?;
-        Ok(Self { writer, readers, turns: Arc::new(Semaphore::new(READERS)) })
+        Ok(Self {
+            writer: Some(writer),
+            writer_thread: Some(writer_thread),
+            readers,
+            turns: Arc::new(Semaphore::new(READERS)),
+        })
     }
 
     /// Runs `verb` in one transaction, alone; what it returns is durable unless it is an error.
@@ -73,10 +80,12 @@ impl Connections {
             // Nobody may be waiting any more; the change is made all the same, as it was asked for.
             let _ = reply.send(transact(db, verb));
         });
-        let turn = timeout(TURN_TIMEOUT, self.writer.reserve())
+        let stopped = || StoreError::Unavailable("the writer has stopped".to_owned());
+        let writer = self.writer.as_ref().ok_or_else(stopped)?;
+        let turn = timeout(TURN_TIMEOUT, writer.reserve())
             .await
             .map_err(|_| StoreError::Unavailable("too many writes are waiting".to_owned()))?
-            .map_err(|_| StoreError::Unavailable("the writer has stopped".to_owned()))?;
+            .map_err(|_| stopped())?;
         turn.send(job);
         timeout(REPLY_TIMEOUT, answer)
             .await
@@ -110,6 +119,18 @@ impl Connections {
     }
 }
 
+impl Drop for Connections {
+    fn drop(&mut self) {
+        // The writer comes last: only a connection that may write can empty the log into the database when it closes.
+        self.readers.close_idle();
+        self.writer = None;
+        if let Some(thread) = self.writer_thread.take() {
+            // A verb that panicked has told its caller already.
+            let _ = thread.join();
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Readers {
     path: PathBuf,
@@ -129,6 +150,10 @@ impl Readers {
     fn take(&self) -> Result<Connection> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         idle.map_or_else(|| self.open(), Ok)
+    }
+
+    fn close_idle(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn give_back(&self, db: Connection) {
@@ -204,3 +229,6 @@ impl From<rusqlite::Error> for StoreError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
