@@ -21,6 +21,8 @@ mod log;
 mod reader;
 mod recover;
 mod registry;
+#[cfg(test)]
+mod sample;
 mod scan;
 mod series;
 mod walk;
