@@ -333,6 +333,8 @@ pub trait Store: Send + Sync + 'static {
     async fn queue(&self, states: &[BatchState], limit: usize) -> Result<Vec<BatchWithOpenChunks>>;
     /// Batches that are finalizing, expiring or cancelling and of which nobody holds a chunk: ready to be closed.
     async fn closable(&self, limit: usize) -> Result<Vec<Batch>>;
+    /// A batch of any tenant.
+    async fn queue_batch(&self, id: &BatchId) -> Result<Option<Batch>>;
     async fn queue_view(&self) -> Result<QueueView>;
     /// Those of the batches that are still known (terminal ones too): the segments of others may go.
     async fn known_batches(&self, ids: &[BatchId]) -> Result<Vec<BatchId>>;

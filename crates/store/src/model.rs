@@ -229,6 +229,10 @@ impl Store for ModelStore {
         Ok(self.state().closable(limit))
     }
 
+    async fn queue_batch(&self, id: &BatchId) -> Result<Option<Batch>> {
+        Ok(self.state().queue_batch(id))
+    }
+
     async fn queue_view(&self) -> Result<QueueView> {
         Ok(self.state().queue_view())
     }

@@ -207,6 +207,11 @@ impl Store for SqliteStore {
         self.0.read(move |db| queue::closable(db, limit)).await
     }
 
+    async fn queue_batch(&self, id: &BatchId) -> Result<Option<Batch>> {
+        let id = id.clone();
+        self.0.read(move |db| batches::find(db, &id)).await
+    }
+
     async fn queue_view(&self) -> Result<QueueView> {
         self.0.read(move |db| queue::view(db)).await
     }

@@ -27,6 +27,9 @@ pub(super) async fn visible_to_its_tenant_only(store: &dyn Store) -> Result<()> 
     let mine = start(store, batch(1), 1).await?;
     let (tenant, id) = (stranger(), mine.id.clone());
     assert_eq!(store.batch(&tenant, &id).await?, None);
+    // The server's own duties ask for no tenant.
+    assert_eq!(store.queue_batch(&id).await?, Some(mine.clone()));
+    assert_eq!(store.queue_batch(&batch_id(2)).await?, None);
     let all = BatchQuery { states: Vec::new(), after: None, limit: 9 };
     assert_eq!(store.list_batches(&tenant, all).await?.rows, []);
     assert_eq!(store.children(&tenant, &id).await?, []);

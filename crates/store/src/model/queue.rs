@@ -40,6 +40,10 @@ impl State {
             .collect()
     }
 
+    pub(super) fn queue_batch(&self, id: &BatchId) -> Option<Batch> {
+        self.batches.get(id).map(|entry| entry.batch.clone())
+    }
+
     pub(super) fn queue_view(&self) -> QueueView {
         let mut view = QueueView::default();
         for entry in self.in_order() {
