@@ -54,7 +54,11 @@ pub(crate) async fn serve(stream: TcpStream, shared: Arc<Shared>) {
                 answered += 1;
                 answer(head, &mut socket, &active, &shared, &mut buffers).await
             }
-            None => socket.more(&mut buffers.out, &active, head.as_ref()).await,
+            None => {
+                // Only a connection that was used can be kept for too long.
+                let idle_max = active.script.idle_close.filter(|_| answered > 0);
+                socket.more(&mut buffers.out, idle_max, head.as_ref()).await
+            }
         };
         if !matches!(flow, Ok(Flow::GoOn)) {
             return;
@@ -202,7 +206,7 @@ impl Socket {
     async fn more(
         &mut self,
         out: &mut Vec<u8>,
-        active: &Active,
+        idle_max: Option<Duration>,
         head: Option<&Head>,
     ) -> io::Result<Flow> {
         self.flush(out).await?;
@@ -210,7 +214,7 @@ impl Socket {
         self.input.reserve(wanted.saturating_sub(self.input.len()).max(READ_LEN));
         let is_idle = self.input.is_empty();
         let reading = self.stream.read_buf(&mut self.input);
-        let read = match active.script.idle_close {
+        let read = match idle_max {
             Some(idle) if is_idle => match timeout(idle, reading).await {
                 Ok(read) => read?,
                 Err(_) => return Ok(Flow::End),

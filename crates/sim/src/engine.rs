@@ -39,6 +39,8 @@ pub struct Setup {
     /// 1 runs everything on one thread.
     pub threads: usize,
     pub script: Script,
+    /// Whether a crash after which it does not come back by itself is its end, as of a process.
+    pub ends_with_crash: bool,
     /// Whether calls are counted by request. Costs a lock for each, so benches leave it off.
     pub counts_requests: bool,
 }
@@ -78,6 +80,7 @@ struct Lifecycle {
     connections: JoinSet<()>,
     /// A crashed engine stays away; a script cannot bring it back.
     is_crashed: bool,
+    ends_with_crash: bool,
     /// When it listens again.
     back_at: Option<Instant>,
 }
@@ -94,6 +97,7 @@ impl Default for Setup {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             threads: 1,
             script: Script::default(),
+            ends_with_crash: false,
             counts_requests: true,
         }
     }
@@ -107,16 +111,18 @@ impl Engine {
 
     pub fn start_with(setup: Setup) -> io::Result<Self> {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let Setup { listen, threads, script, ends_with_crash, counts_requests } = setup;
         let shared = Arc::new(Shared {
-            ledger: Ledger::new(setup.counts_requests),
-            active: RwLock::new(Arc::new(Active::new(setup.script))),
+            ledger: Ledger::new(counts_requests),
+            active: RwLock::new(Arc::new(Active::new(script))),
             version: AtomicU64::new(0),
             commands,
         });
         let (ready, started) = sync_channel(1);
         let thread = std::thread::Builder::new().name("sim".to_owned()).spawn({
             let shared = Arc::clone(&shared);
-            move || run(setup.listen, setup.threads, shared, receiver, &ready)
+            let opening = move || Lifecycle::open(listen, ends_with_crash, shared, receiver);
+            move || run(threads, opening, &ready)
         })?;
         let addr = started.recv_timeout(PATIENCE).map_err(io::Error::other)??;
         Ok(Self { addr, shared, thread: Some(thread) })
@@ -191,6 +197,13 @@ impl Engine {
         self.tell(What::Restart);
     }
 
+    /// Blocks until the engine has ended by itself, which it does only with [`Setup::ends_with_crash`].
+    pub fn join(mut self) {
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+
     /// Ends the engine and frees the port, as dropping the handle does.
     pub fn stop(self) {
         drop(self);
@@ -253,10 +266,8 @@ impl Shared {
 }
 
 fn run(
-    listen: SocketAddr,
     threads: usize,
-    shared: Arc<Shared>,
-    commands: mpsc::Receiver<Command>,
+    opening: impl FnOnce() -> io::Result<Lifecycle>,
     ready: &SyncSender<io::Result<SocketAddr>>,
 ) {
     let mut builder = if threads <= 1 {
@@ -272,7 +283,7 @@ fn run(
         }
     };
     runtime.block_on(async {
-        match Lifecycle::open(listen, shared, commands) {
+        match opening() {
             Ok(mut lifecycle) => {
                 let _ = ready.send(Ok(lifecycle.addr));
                 lifecycle.run().await;
@@ -287,6 +298,7 @@ fn run(
 impl Lifecycle {
     fn open(
         listen: SocketAddr,
+        ends_with_crash: bool,
         shared: Arc<Shared>,
         commands: mpsc::Receiver<Command>,
     ) -> io::Result<Self> {
@@ -300,6 +312,7 @@ impl Lifecycle {
             listener: None,
             connections: JoinSet::new(),
             is_crashed: false,
+            ends_with_crash,
             back_at: None,
         };
         if !lifecycle.stays_away() {
@@ -323,6 +336,9 @@ impl Lifecycle {
                 // Out of file descriptors, or the client is gone already: the next one may fare better.
                 Event::Connected(Err(_)) => tokio::task::yield_now().await,
                 Event::Back => self.listen(),
+            }
+            if self.is_crashed && self.ends_with_crash && self.back_at.is_none() {
+                return;
             }
         }
     }

@@ -119,18 +119,20 @@ fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
         script.latency = Latency::Fixed(Duration::from_millis(latency));
     }
     script.slots = args.slots.or(script.slots);
-    let setup =
-        Setup { listen: args.listen, threads: args.threads, script, counts_requests: args.count };
+    let setup = Setup {
+        listen: args.listen,
+        threads: args.threads,
+        script,
+        ends_with_crash: true,
+        counts_requests: args.count,
+    };
     let engine =
         Engine::start_with(setup).with_context(|| format!("failed to listen on `{}`", args.listen))?;
     let mut out = io::stdout().lock();
     writeln!(out, "{}", engine.addr())?;
     out.flush()?;
     drop(out);
-    let comes_back = || engine.script().restart_after.is_some();
-    while !engine
-        .wait_until(|calls| calls.crashes > 0 && !calls.is_listening && !comes_back(), LOOK_AGAIN)
-    {}
+    engine.join();
     Ok(ExitCode::from(CRASHED))
 }
 
@@ -167,8 +169,6 @@ fn load(args: &LoadArgs) -> anyhow::Result<ExitCode> {
 fn parse_route(text: &str) -> Result<Route, String> {
     Route::parse(text).ok_or_else(|| format!("`{text}` is no route of the Batch API"))
 }
-
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// What a shell reports for a process that was aborted.
 const CRASHED: u8 = 134;

@@ -26,7 +26,7 @@ pub struct Script {
     /// [`Engine::restart`](crate::Engine::restart) (the binary exits).
     #[serde(rename = "restart_after_ms", with = "millis::optional")]
     pub restart_after: Option<Duration>,
-    /// A kept connection on which nothing comes for so long is closed.
+    /// A kept connection on which nothing comes for so long after an answer is closed.
     #[serde(rename = "idle_close_ms", with = "millis::optional")]
     pub idle_close: Option<Duration>,
     /// A connection that has given so many answers is closed, without a warning, when the next request comes.

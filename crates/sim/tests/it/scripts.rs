@@ -25,7 +25,6 @@ fn slots_bound_what_is_served_at_once() {
         assert_eq!(client.answer().unwrap().status, 200);
     }
     assert!(asked.elapsed() >= ms(120), "six in two slots take three rounds");
-    assert_eq!(engine.calls().in_flight_max, 6);
 }
 
 #[test]
