@@ -2,13 +2,16 @@
 //!
 //! `api` and `dispatch` never call each other: they meet in the store and in one [`bell`].
 
+mod api;
 mod bell;
 mod blobs;
+pub mod cli;
 pub mod clock;
 pub mod config;
 mod context;
 mod counters;
 mod disk;
+mod dispatch;
 mod endpoints;
 mod ingest;
 mod live;

@@ -1,3 +1,7 @@
 //! The binary `overnight`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    overnight_server::cli::main()
+}

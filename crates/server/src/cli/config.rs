@@ -1,0 +1,110 @@
+//! `overnight config`, and the flags of all commands that read the configuration.
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use clap::Args;
+use serde_json::json;
+
+use super::Ending;
+use super::screen::Screen;
+use crate::config::keys::SETTINGS;
+use crate::config::{self, Environment, FlagValue, Origins, Sources};
+
+/// Show the configuration, each value with where it came from
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Later wins: defaults, overnight.toml, OVERNIGHT_* variables, flags. Secrets are masked.
+
+Examples:
+  overnight config
+  overnight config --config /etc/overnight.toml --profile server
+  OVERNIGHT_DATA=/big/disk overnight config --json")]
+pub(super) struct Config {
+    #[command(flatten)]
+    options: ConfigOptions,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Flags that are settings.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Configuration")]
+pub(super) struct ConfigOptions {
+    /// The configuration [default: overnight.toml, when it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where the API listens; an address that others can reach needs a key [default: 127.0.0.1:8642]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// The data directory [default: overnight-data]
+    #[arg(long, value_name = "DIR")]
+    data: Option<String>,
+    /// desktop or server: the defaults of limits and retention
+    #[arg(long)]
+    profile: Option<String>,
+    /// Listen off loopback without a key
+    #[arg(long)]
+    insecure: bool,
+    /// What is logged: error, warn, info, debug, trace [default: info]
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+    /// An engine, as in http://127.0.0.1:8000/v1; may be given several times, and replaces those of the file
+    #[arg(long, value_name = "URL")]
+    engine: Vec<String>,
+    /// Any other setting, as in dispatch.commit_after=5ms; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl Config {
+    pub(super) fn run(self, environment: &Environment) -> anyhow::Result<Ending> {
+        let (_, Origins(shown)) = self.options.load(environment)?;
+        let screen = Screen::new(self.json);
+        if self.json {
+            let members = shown.into_iter().map(|setting| {
+                let value = json!({"value": setting.value, "origin": setting.origin.to_string()});
+                (setting.key, value)
+            });
+            screen.print(&serde_json::Value::Object(members.collect()).to_string())?;
+        } else {
+            let lines: Vec<Vec<String>> = shown
+                .into_iter()
+                .map(|setting| vec![setting.key, setting.value, setting.origin.to_string()])
+                .collect();
+            screen.print_table(&["KEY", "VALUE", "FROM"], &lines)?;
+        }
+        Ok(Ending::Answered)
+    }
+}
+
+impl ConfigOptions {
+    pub(super) fn load(self, environment: &Environment) -> anyhow::Result<(config::Config, Origins)> {
+        let mut flags = Vec::new();
+        for text in &self.set {
+            let (key, value) = text.split_once('=').unwrap_or((text, ""));
+            let Some(key) = SETTINGS.into_iter().find(|known| *known == key) else {
+                bail!("--set: `{key}` is no setting; `overnight config` lists them");
+            };
+            flags.push(FlagValue { key, name: "--set", value: value.to_owned() });
+        }
+        let named = [
+            ("server.listen", "--listen", self.listen),
+            ("data", "--data", self.data),
+            ("profile", "--profile", self.profile),
+            ("log", "--log", self.log),
+            ("server.insecure", "--insecure", self.insecure.then(|| "true".to_owned())),
+        ];
+        for (key, name, value) in named {
+            flags.extend(value.map(|value| FlagValue { key, name, value }));
+        }
+        Ok(config::load(Sources {
+            file: self.config,
+            folder: PathBuf::new(),
+            environment: environment.clone(),
+            flags,
+            engines: self.engine,
+        })?)
+    }
+}

@@ -1,0 +1,34 @@
+//! `overnight pause ID`
+
+use clap::Args;
+
+use super::client::Call;
+use super::status::path;
+use super::view::BatchView;
+use super::{ClientOptions, Ending};
+use crate::config::Environment;
+
+/// Hold a batch; requests in flight are finished
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  overnight pause batch_...")]
+pub(super) struct Pause {
+    /// The batch
+    id: String,
+    #[command(flatten)]
+    client: ClientOptions,
+}
+
+impl Pause {
+    pub(super) fn run(self, environment: &Environment) -> anyhow::Result<Ending> {
+        let client = self.client.client(environment)?;
+        let call = Call::post(format!("{}/pause", path(&self.id)), None);
+        let (raw, batch): (_, BatchView) = client.json(&call)?;
+        let screen = client.screen();
+        if screen.is_json {
+            screen.print(raw.get())?;
+        } else {
+            screen.note(&format!("{} is {}", batch.id, batch.status_shown()));
+        }
+        Ok(Ending::Answered)
+    }
+}

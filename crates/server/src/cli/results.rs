@@ -1,0 +1,231 @@
+//! `overnight results ID`
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::client::{Call, Client, escape};
+use super::download::Download;
+use super::screen::Out;
+use super::status::path;
+use super::view::BatchView;
+use super::{ClientOptions, Ending};
+use crate::config::Environment;
+
+/// Between two looks for results that were not there yet.
+const POLL_FIRST: Duration = Duration::from_millis(250);
+const POLL_MAX: Duration = Duration::from_secs(5);
+
+/// Fetch the answers of a batch
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Result lines go to standard output, or to OUT, which appears when it is whole.
+
+Examples:
+  overnight results batch_... -o out.jsonl --errors errors.jsonl
+  overnight results batch_... --follow | jq -r .response.body.choices[0].message.content
+  overnight results batch_... --with-retries -o all.jsonl
+
+Exit codes: 0 all answered, 1 failure, 3 some requests failed.")]
+pub(super) struct Results {
+    /// The batch
+    id: String,
+    /// Write to a file rather than to standard output
+    #[arg(short, long, value_name = "OUT")]
+    output: Option<PathBuf>,
+    /// Write the lines of failed requests to a file
+    #[arg(long, value_name = "FILE", conflicts_with = "with_retries")]
+    errors: Option<PathBuf>,
+    /// Each line as soon as it is durable, until the batch is over; survives restarts of the server
+    #[arg(long, conflicts_with = "with_retries")]
+    follow: bool,
+    /// Every line in input order, those that were retried with the outcome of the retry
+    #[arg(long)]
+    with_retries: bool,
+    #[command(flatten)]
+    client: ClientOptions,
+}
+
+impl Results {
+    pub(super) fn run(self, environment: &Environment) -> anyhow::Result<Ending> {
+        let client = self.client.client(environment)?;
+        let (_, batch): (_, BatchView) = client.json(&Call::get(path(&self.id)))?;
+        if self.follow {
+            return self.follow(&client);
+        }
+        if !batch.is_over() {
+            let counts = batch.request_counts;
+            bail!(
+                "{} is {}: {} of {} done; --follow writes what is there and waits for the rest",
+                batch.id,
+                batch.status_shown(),
+                counts.done(),
+                counts.total
+            );
+        }
+        if batch.status == "failed" {
+            super::status::print(client.screen(), &batch)?;
+            return Ok(Ending::Failure);
+        }
+        if self.with_retries {
+            let response = client.send(&Call::get(format!("{}/merged", path(&self.id))))?;
+            let mut lines = response.into_body().into_with_config().limit(u64::MAX).reader();
+            Target::open(&client, self.output.as_deref())?.fill(&mut lines)?;
+            return Ok(Ending::Answered);
+        }
+        let mut output = Target::open(&client, self.output.as_deref())?;
+        if let Some(file) = &batch.output_file_id {
+            output.copy(&mut Download::of_file(&client, file))?;
+        }
+        output.finish()?;
+        if let Some(errors) = &self.errors {
+            let mut target = Target::open(&client, Some(errors))?;
+            if let Some(file) = &batch.error_file_id {
+                target.copy(&mut Download::of_file(&client, file))?;
+            }
+            target.finish()?;
+        }
+        say_failed(&client, &batch, self.errors.is_some());
+        Ok(batch.ending())
+    }
+
+    fn follow(&self, client: &Client) -> anyhow::Result<Ending> {
+        let mut output = Target::open(client, self.output.as_deref())?;
+        let mut errors = match &self.errors {
+            Some(path) => Some(Target::open(client, Some(path))?),
+            None => None,
+        };
+        let base = format!("{}/results", path(&self.id));
+        let (mut after, mut pause) = (String::new(), POLL_FIRST);
+        loop {
+            let call = Call::get(format!("{base}{after}")).patient();
+            let (_, page): (_, ResultsPage) = client.json(&call)?;
+            for line in &page.data {
+                match &mut errors {
+                    _ if is_answered(line) => output.line(line.get())?,
+                    Some(errors) => errors.line(line.get())?,
+                    None => {}
+                }
+            }
+            if let Some(next) = &page.next {
+                after = format!("?after={}", escape(next));
+            }
+            if page.is_final && !page.has_more {
+                break;
+            }
+            if page.has_more {
+                pause = POLL_FIRST;
+            } else {
+                // A reader at the other end of a pipe wants to see what is there.
+                output.flush()?;
+                if page.data.is_empty() {
+                    pause = (pause * 2).min(POLL_MAX);
+                } else {
+                    pause = POLL_FIRST;
+                }
+                std::thread::sleep(pause);
+            }
+        }
+        output.finish()?;
+        if let Some(errors) = errors {
+            errors.finish()?;
+        }
+        let (_, batch): (_, BatchView) = client.json(&Call::get(path(&self.id)).patient())?;
+        say_failed(client, &batch, self.errors.is_some());
+        Ok(batch.ending())
+    }
+}
+
+#[derive(Deserialize)]
+struct ResultsPage {
+    data: Vec<Box<RawValue>>,
+    next: Option<String>,
+    has_more: bool,
+    is_final: bool,
+}
+
+/// Whether a line belongs into the output rather than the error file.
+fn is_answered(line: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct Line {
+        response: Option<Answer>,
+    }
+    #[derive(Deserialize)]
+    struct Answer {
+        status_code: u16,
+    }
+    serde_json::from_str::<Line>(line.get())
+        .is_ok_and(|line| line.response.is_some_and(|answer| answer.status_code == 200))
+}
+
+fn say_failed(client: &Client, batch: &BatchView, is_written: bool) {
+    let failed = batch.request_counts.failed;
+    if failed > 0 && !is_written {
+        client.screen().note(&format!(
+            "{failed} requests failed: --errors FILE writes their lines, `overnight failed {}` lists them",
+            batch.id
+        ));
+    }
+}
+
+/// Where lines go: standard output, or a file that gets its name only when it is whole.
+enum Target {
+    Stream(Out),
+    File { writer: BufWriter<File>, partial: PathBuf, path: PathBuf },
+}
+
+impl Target {
+    fn open(client: &Client, path: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(path) = path else { return Ok(Self::Stream(client.screen().out())) };
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        let file = File::create(&partial)
+            .with_context(|| format!("failed to create `{}`", partial.display()))?;
+        Ok(Self::File { writer: BufWriter::new(file), partial, path: path.to_owned() })
+    }
+
+    fn writer(&mut self) -> &mut dyn io::Write {
+        match self {
+            Self::Stream(out) => out,
+            Self::File { writer, .. } => writer,
+        }
+    }
+
+    fn line(&mut self, text: &str) -> io::Result<()> {
+        let writer = self.writer();
+        writer.write_all(text.as_bytes())?;
+        writer.write_all(b"\n")
+    }
+
+    fn copy(&mut self, lines: &mut dyn io::Read) -> io::Result<()> {
+        io::copy(lines, self.writer()).map(|_| ())
+    }
+
+    fn fill(mut self, lines: &mut dyn io::Read) -> anyhow::Result<()> {
+        self.copy(lines)?;
+        self.finish()
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer().flush()
+    }
+
+    fn finish(self) -> anyhow::Result<()> {
+        match self {
+            Self::Stream(mut out) => Ok(out.flush()?),
+            Self::File { mut writer, partial, path } => {
+                writer.flush()?;
+                writer.get_ref().sync_all()?;
+                std::fs::rename(&partial, &path)
+                    .with_context(|| format!("failed to write `{}`", path.display()))
+            }
+        }
+    }
+}
