@@ -169,15 +169,11 @@ impl Disk for ModelDisk {
         if !state.folders.contains(parent) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let node = match state.names.get(path) {
-            Some(node) => *node,
-            None => {
-                state.files.push(Node::default());
-                let node = state.files.len() - 1;
-                state.names.insert(path.to_owned(), node);
-                node
-            }
-        };
+        let node = state.names.get(path).copied().unwrap_or(state.files.len());
+        if node == state.files.len() {
+            state.files.push(Node::default());
+            state.names.insert(path.to_owned(), node);
+        }
         state.files[node].cache.clear();
         drop(state);
         self.open_node(path)

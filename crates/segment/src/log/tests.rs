@@ -51,7 +51,7 @@ fn a_full_disk_is_reported_once_and_the_log_comes_back() {
     }
     match next(&rx) {
         Commit::Stalled { batches, is_full, .. } => {
-            assert_eq!((batches, is_full), (vec![id.clone()], true))
+            assert_eq!((batches, is_full), (vec![id.clone()], true));
         }
         other => panic!("{other:?}"),
     }

@@ -83,19 +83,15 @@ impl Life {
         let recovered = recover(place, &batch(1), from, &mut |frame| {
             found.insert(frame.sequence, frame.header.index.0);
         });
-        match recovered {
-            Ok((series, recovered)) => {
-                self.holds(&found);
-                assert_eq!(recovered.frames + recovered.missing + 1, recovered.tail.sequence);
-                // What recovery counts is durable, acknowledged or not: its number is taken.
-                self.acknowledged = found;
-                Some(series)
-            }
-            Err(_) => {
-                self.restarts += 1;
-                None
-            }
-        }
+        let Ok((series, recovered)) = recovered else {
+            self.restarts += 1;
+            return None;
+        };
+        self.holds(&found);
+        assert_eq!(recovered.frames + recovered.missing + 1, recovered.tail.sequence);
+        // What recovery counts is durable, acknowledged or not: its number is taken.
+        self.acknowledged = found;
+        Some(series)
     }
 
     fn holds(&self, found: &BTreeMap<u64, u32>) {

@@ -32,13 +32,13 @@ impl Harness {
             // A test that ended early does not listen any more.
             let _ = tx.send(commit);
         });
-        Self { log: Log::open(dir, options, on_commit).unwrap(), reports }
+        Self { log: Log::open(dir, options, on_commit).expect("nobody else has it open"), reports }
     }
 
     fn durable(&self, count: usize) -> Vec<Durable> {
         let mut all = Vec::new();
         while all.len() < count {
-            match self.reports.recv_timeout(PATIENCE).unwrap() {
+            match self.reports.recv_timeout(PATIENCE).expect("a report") {
                 Commit::Durable(durable) => all.extend(durable),
                 other => panic!("{other:?}"),
             }
@@ -100,7 +100,7 @@ fn read(dir: &Path, batch: &BatchId, len: usize) -> BTreeMap<u64, u32> {
             found.insert(frame.sequence, index);
             ControlFlow::Continue(())
         })
-        .unwrap();
+        .expect("the files can be read");
     assert!(summary.damage.is_none() && summary.missing == 0, "{summary:?}");
     found
 }
