@@ -32,13 +32,13 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements kept by each connection: more than there are different ones.
 const STATEMENTS_MAX: usize = 128;
 
-type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+type Write = Box<dyn FnOnce(&mut Connection) + Send>;
 
 /// The way to the database. When it is dropped, what was asked for is written and the database is closed.
 #[derive(Debug)]
 pub(super) struct Connections {
     /// There until the drop.
-    writer: Option<mpsc::Sender<Job>>,
+    writer: Option<mpsc::Sender<Write>>,
     writer_thread: Option<JoinHandle<()>>,
     readers: Arc<Readers>,
     turns: Arc<Semaphore>,
@@ -56,10 +56,10 @@ impl Connections {
         }
         let readers = Arc::new(Readers { path: path.to_owned(), idle: Mutex::default() });
         readers.give_back(readers.open()?);
-        let (writer, jobs) = mpsc::channel(WRITE_QUEUE_LEN_MAX);
+        let (writer, writes) = mpsc::channel(WRITE_QUEUE_LEN_MAX);
         let writer_thread = thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || write_all(db, jobs))
+            .spawn(move || write_all(db, writes))
             .map_err(|error| StoreError::Unavailable(format!("failed to start the writer: {error}")))?;
         Ok(Self {
             writer: Some(writer),
@@ -76,7 +76,7 @@ impl Connections {
         F: FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let job: Job = Box::new(move |db| {
+        let write: Write = Box::new(move |db| {
             // Nobody may be waiting any more; the change is made all the same, as it was asked for.
             let _ = reply.send(transact(db, verb));
         });
@@ -86,7 +86,7 @@ impl Connections {
             .await
             .map_err(|_| StoreError::Unavailable("too many writes are waiting".to_owned()))?
             .map_err(|_| stopped())?;
-        turn.send(job);
+        turn.send(write);
         timeout(REPLY_TIMEOUT, answer)
             .await
             .map_err(|_| StoreError::Unknown("the writer did not answer in time".to_owned()))?
@@ -181,10 +181,10 @@ fn sync_folder(path: &Path) -> Result<()> {
     })
 }
 
-/// The writer's life: one job after another until the last handle is gone.
-fn write_all(mut db: Connection, mut jobs: mpsc::Receiver<Job>) {
-    while let Some(job) = jobs.blocking_recv() {
-        job(&mut db);
+/// The writer's life: one verb after another until the last handle is gone.
+fn write_all(mut db: Connection, mut writes: mpsc::Receiver<Write>) {
+    while let Some(write) = writes.blocking_recv() {
+        write(&mut db);
     }
 }
 
