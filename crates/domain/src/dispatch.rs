@@ -318,6 +318,12 @@ impl Dispatcher {
         lost.into_iter().filter_map(|call| self.settle_lost(number, call, was_crash, now)).collect()
     }
 
+    /// Nobody answers at the endpoint, as was found out otherwise than by a call.
+    pub fn note_down(&mut self, number: EndpointNumber, detail: String, now: Duration) {
+        self.endpoints[number.index()].on_down(now, detail);
+        self.lane.release(number);
+    }
+
     /// When something changes by the passing of time alone.
     pub fn wake_at(&self, now: Duration) -> Option<Duration> {
         let attempt = self.waiting.keys().next().map(|(due, _)| *due);
@@ -334,6 +340,30 @@ impl Dispatcher {
         for work in self.batches.values_mut().filter(|work| work.terms.id == *batch) {
             work.is_held = is_held;
         }
+    }
+
+    /// The batch was given another priority: its place in the order changes at once.
+    pub fn set_priority(&mut self, batch: &BatchId, priority: i32) {
+        let moved = self
+            .batches
+            .iter()
+            .find(|(_, work)| work.terms.id == *batch && work.terms.priority != priority);
+        let Some(rank) = moved.map(|(rank, _)| rank.clone()) else { return };
+        let mut work = self.batches.remove(&rank).expect("it was just found");
+        work.terms.priority = priority;
+        let rank = Rank::new(priority, work.terms.created_at, work.terms.id.clone());
+        for slot in &work.chunks {
+            self.chunks.get_mut(slot).expect("a batch lists open chunks").rank = rank.clone();
+        }
+        self.batches.insert(rank, work);
+    }
+
+    pub fn batch_count(&self) -> usize {
+        self.batches.len()
+    }
+
+    pub fn is_open(&self, slot: ChunkSlot) -> bool {
+        self.chunks.contains_key(&slot)
     }
 
     /// The first outcomes of the batch were all the same refusal; asked once, after it became so.
@@ -397,11 +427,6 @@ impl Dispatcher {
         self.chunks
             .get(&slot)
             .is_some_and(|chunk| chunk.in_flight == 0 && chunk.recorded == chunk.durable)
-    }
-
-    /// Everything recorded of the chunk is durable, whatever is still in flight.
-    pub fn is_flushed(&self, slot: ChunkSlot) -> bool {
-        self.chunks.get(&slot).is_none_or(|chunk| chunk.recorded == chunk.durable)
     }
 
     fn release_due(&mut self, now: Duration) {

@@ -30,6 +30,35 @@ pub enum Fault {
     Refused { status: u16, body: Vec<u8> },
 }
 
+/// The stable words of failures, in the order of the numbers that result frames carry. Only ever append to it.
+const KINDS: [&str; 15] = [
+    "none",
+    "engine_busy",
+    "engine_unavailable",
+    "stale_connection",
+    "connection_lost",
+    "engine_error",
+    "request_timeout",
+    "engine_garbage",
+    "response_too_large",
+    "endpoint_misconfigured",
+    "request_refused",
+    "engine_crash",
+    "batch_expired",
+    "batch_cancelled",
+    "result_lost",
+];
+
+/// The number of a failure's word; 0 for one that has none.
+pub fn kind_number(kind: &str) -> u8 {
+    KINDS.iter().position(|known| *known == kind).map_or(0, |at| at as u8)
+}
+
+/// The word of a failure's number, also of one that a newer version gave out.
+pub fn kind_name(number: u8) -> &'static str {
+    KINDS.get(usize::from(number)).copied().unwrap_or("unknown")
+}
+
 impl Fault {
     /// The stable word for counters, `/failed` and logs.
     pub const fn kind(&self) -> &'static str {

@@ -141,6 +141,56 @@ impl<'a> Request<'a> {
     }
 }
 
+/// A line that was validated before, taken apart again: its custom id and its body.
+pub fn split(line: &[u8]) -> Option<(Cow<'_, str>, &str)> {
+    #[derive(Deserialize)]
+    struct Parts<'a> {
+        #[serde(borrow)]
+        custom_id: &'a RawValue,
+        #[serde(borrow)]
+        body: &'a RawValue,
+    }
+    let parts: Parts<'_> = serde_json::from_slice(line).ok()?;
+    Some((text_of(parts.custom_id)?, parts.body.get()))
+}
+
+/// The model that a body names.
+pub fn model_of(body: &str) -> Option<Cow<'_, str>> {
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow)]
+        model: Option<&'a RawValue>,
+    }
+    let named: Named<'_> = serde_json::from_str(body).ok()?;
+    named.model.and_then(text_of)
+}
+
+/// The body with another model in the place of the one that it names, or with one where it names none. Nothing else of
+/// it changes.
+pub fn with_model(body: &str, model: &str) -> Option<Vec<u8>> {
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow)]
+        model: Option<&'a RawValue>,
+    }
+    let named: Named<'_> = serde_json::from_str(body).ok()?;
+    let model = serde_json::to_string(model).ok()?;
+    let mut out = Vec::with_capacity(body.len() + model.len() + 12);
+    if let Some(raw) = named.model {
+        // The raw value is a part of the body: its place follows from the addresses.
+        let at = raw.get().as_ptr() as usize - body.as_ptr() as usize;
+        out.extend_from_slice(&body.as_bytes()[..at]);
+        out.extend_from_slice(model.as_bytes());
+        out.extend_from_slice(&body.as_bytes()[at + raw.get().len()..]);
+    } else {
+        let inside = body.trim_start().strip_prefix('{')?;
+        let comma = if inside.trim_start().starts_with('}') { "" } else { "," };
+        out.extend_from_slice(format!("{{\"model\":{model}{comma}").as_bytes());
+        out.extend_from_slice(inside.as_bytes());
+    }
+    Some(out)
+}
+
 /// Why serde could not read the envelope: no JSON at all, or JSON of another shape.
 fn not_a_request(text: &str, error: &serde_json::Error) -> LineError {
     match serde_json::from_str::<&RawValue>(text) {

@@ -60,6 +60,20 @@ impl<'a> LineHead<'a> {
         line
     }
 
+    /// The line's own id.
+    pub fn line_id(&self) -> String {
+        let mut id = b"batch_req_".to_vec();
+        push_hex(&mut id, self.digest(LINE_ID_SEED));
+        String::from_utf8(id).expect("digits are text")
+    }
+
+    /// The id of the answer in it.
+    pub fn request_id(&self) -> String {
+        let mut id = Vec::with_capacity(32);
+        push_hex(&mut id, self.digest(REQUEST_ID_SEED));
+        String::from_utf8(id).expect("digits are text")
+    }
+
     fn with_response(&self, status: u16, body: &[u8]) -> Vec<u8> {
         let mut line = self.begin(body.len());
         line.extend_from_slice(b",\"response\":{\"status_code\":");
@@ -194,6 +208,7 @@ mod tests {
             parse(&LineHead::new(&batch, RequestIndex(index), "a").answered(b"{}"))["id"].clone()
         };
         assert_eq!(id(1), id(1));
+        assert_eq!(id(1), LineHead::new(&batch, RequestIndex(1), "b").line_id());
         assert_ne!(id(1), id(2));
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use overnight_domain::ids::WorkerId;
 use overnight_domain::time::UnixTime;
+use overnight_segment::LogHandle;
 use overnight_store::Store;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,7 @@ pub(crate) struct Context {
     pub(crate) config: Config,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) blobs: Blobs,
+    pub(crate) log: LogHandle,
     /// The folder of all series of segments.
     pub(crate) segments: PathBuf,
     pub(crate) worker: WorkerId,

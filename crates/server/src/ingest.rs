@@ -3,7 +3,6 @@
 //! The input is read once, as a stream; memory does not grow with it. A crash in the middle costs the work done so far:
 //! the batch is still `validating` and is begun again.
 
-mod lines;
 mod sorter;
 mod validate;
 
@@ -22,7 +21,7 @@ use crate::clock;
 use crate::context::Context;
 use crate::disk;
 use crate::endpoints::Endpoints;
-use lines::LineReader;
+use crate::lines::LineReader;
 use validate::{Rules, Valid, Validator};
 
 /// How much of the input is read at once.

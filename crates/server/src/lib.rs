@@ -13,5 +13,8 @@ mod counters;
 mod disk;
 mod dispatch;
 mod endpoints;
+mod finalize;
 mod ingest;
+mod lines;
 mod live;
+mod results;

@@ -94,6 +94,25 @@ fn the_batch_may_name_the_model() {
 }
 
 #[test]
+fn a_model_is_put_in_place_and_nothing_else_changes() {
+    let replaced = |body| with_model(body, "n\"ew").map(|bytes| String::from_utf8(bytes).unwrap());
+    assert_eq!(
+        replaced(r#"{"a": 1, "model" : "old","b":[ ]}"#).unwrap(),
+        r#"{"a": 1, "model" : "n\"ew","b":[ ]}"#
+    );
+    assert_eq!(replaced(r#"{"a":1}"#).unwrap(), r#"{"model":"n\"ew","a":1}"#);
+    assert_eq!(replaced("{ }").unwrap(), r#"{"model":"n\"ew" }"#);
+    assert_eq!(replaced("[]"), None);
+}
+
+#[test]
+fn a_valid_line_is_taken_apart() {
+    let text = line(r#"{"model":"m"}"#).replace(r#""a""#, r#""\u0041""#);
+    let (custom_id, body) = split(text.as_bytes()).unwrap();
+    assert_eq!((custom_id.as_ref(), body), ("A", r#"{"model":"m"}"#));
+}
+
+#[test]
 fn embedding_inputs_are_counted() {
     let rules = LineRules { route: Route::Embeddings, default_model: None };
     for (input, count) in

@@ -13,8 +13,8 @@ use overnight_domain::plan::{PlanEntry, SortKey};
 use overnight_domain::request::{LineError, LineRules, Request};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::lines::Line;
 use super::sorter::{Sorted, Sorter};
+use crate::lines::Line;
 
 pub(super) const RECORD_LEN: usize = SortKey::LEN + PlanEntry::LEN;
 const DUPLICATE_LEN: usize = 16 + 4;

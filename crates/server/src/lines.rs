@@ -4,18 +4,18 @@ use memchr::memchr;
 
 /// A line of the input that is not blank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Line<'a> {
+pub(crate) struct Line<'a> {
     /// Without its line break. None: it is longer than the limit, and was not kept.
-    pub(super) bytes: Option<&'a [u8]>,
+    pub(crate) bytes: Option<&'a [u8]>,
     /// Where it begins in the input.
-    pub(super) offset: u64,
+    pub(crate) offset: u64,
     /// Its physical number, from 1.
-    pub(super) number: u64,
+    pub(crate) number: u64,
 }
 
 /// Holds at most one line.
 #[derive(Debug)]
-pub(super) struct LineReader {
+pub(crate) struct LineReader {
     len_max: usize,
     /// The beginning of a line whose end is still to come.
     carry: Vec<u8>,
@@ -30,12 +30,12 @@ pub(super) struct LineReader {
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 impl LineReader {
-    pub(super) const fn new(len_max: usize) -> Self {
+    pub(crate) const fn new(len_max: usize) -> Self {
         Self { len_max, carry: Vec::new(), is_over: false, offset: 0, number: 0, seen: 0 }
     }
 
     /// Calls `visit` for each line that ends in `piece`.
-    pub(super) fn feed(&mut self, piece: &[u8], mut visit: impl FnMut(Line<'_>)) {
+    pub(crate) fn feed(&mut self, piece: &[u8], mut visit: impl FnMut(Line<'_>)) {
         let mut rest = piece;
         while let Some(end) = memchr(b'\n', rest) {
             let (line, after) = (&rest[..end], &rest[end + 1..]);
@@ -58,7 +58,7 @@ impl LineReader {
     }
 
     /// The last line, when it has no line break.
-    pub(super) fn finish(mut self, mut visit: impl FnMut(Line<'_>)) {
+    pub(crate) fn finish(mut self, mut visit: impl FnMut(Line<'_>)) {
         let carry = std::mem::take(&mut self.carry);
         if !carry.is_empty() || self.is_over {
             self.emit(&carry, &mut visit);

@@ -1,0 +1,301 @@
+//! Dispatch: the window of calls in flight, from claimed chunks to durable results.
+//!
+//! One task owns all state; it runs on a thread of its own, so that a busy API never delays a call. `select!` only names
+//! the event; the decisions are the domain's [`Dispatcher`], what is done about them is here. It meets the API only in
+//! the store and in the bell.
+
+mod calls;
+mod chunks;
+mod claims;
+mod endpoint;
+mod errands;
+mod recording;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use overnight_domain::dispatch::{ChunkSlot, Dispatcher, EndpointNumber, Followup};
+use overnight_domain::ids::{BatchId, DispatchToken, LeaseToken};
+use overnight_domain::limits::SHUTDOWN_GRACE;
+use overnight_domain::time::UnixTime;
+use overnight_segment::{Frame, LogHandle};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+
+pub(crate) use chunks::recover_live;
+pub(crate) use endpoint::Endpoint;
+pub(crate) use recording::CommitInbox;
+
+use crate::clock;
+use crate::context::Context;
+use crate::counters::{add, set};
+use calls::{Ended, FrameFacts};
+use chunks::Held;
+use claims::Claims;
+use errands::Errand;
+
+/// Ended calls that are handled in one go.
+const ENDED_AT_ONCE: usize = 1_024;
+/// Duties that nothing announces (views, leases, claims that found nothing) are looked at so often.
+const TICK: Duration = Duration::from_millis(200);
+/// An answer is expected to be no longer than the longest seen lately, and at first than this.
+const ANSWER_LEN_EXPECTED: u64 = 64 << 10;
+
+/// What the dispatcher is made of.
+pub(crate) struct Parts {
+    pub(crate) ctx: Arc<Context>,
+    pub(crate) log: LogHandle,
+    pub(crate) commits: CommitInbox,
+    pub(crate) endpoints: Vec<Endpoint>,
+}
+
+/// Runs until the first signal, and then until what is in flight has ended or its grace is over.
+pub(crate) async fn run(parts: Parts) -> anyhow::Result<()> {
+    Dispatch::new(parts).run().await
+}
+
+struct Dispatch {
+    ctx: Arc<Context>,
+    log: LogHandle,
+    commits: CommitInbox,
+    endpoints: Vec<Endpoint>,
+    core: Dispatcher,
+    started: Instant,
+    held: HashMap<ChunkSlot, Held>,
+    by_lease: HashMap<LeaseToken, ChunkSlot>,
+    calls: HashMap<DispatchToken, (AbortHandle, UnixTime)>,
+    ended_tx: mpsc::Sender<Ended>,
+    ended_rx: mpsc::Receiver<Ended>,
+    errands: JoinSet<anyhow::Result<Errand>>,
+    claims: Claims,
+    /// Frames that the log had no room for, in order; nothing is sent meanwhile.
+    overflow: VecDeque<Frame>,
+    /// The disk takes nothing.
+    is_stalled: bool,
+    /// Since when the process is stopping.
+    stopping_since: Option<Instant>,
+    lines_len: u64,
+    answer_len: u64,
+    next_tick: Instant,
+}
+
+enum Event {
+    Ended,
+    Commits,
+    Errand(Option<Result<anyhow::Result<Errand>, tokio::task::JoinError>>),
+    News,
+    Time,
+    Stop,
+}
+
+impl Dispatch {
+    fn new(parts: Parts) -> Self {
+        let Parts { ctx, log, commits, endpoints } = parts;
+        let settings = endpoints.iter().map(Endpoint::settings).collect();
+        // The upper half differs between processes, the lower counts.
+        let first_token = (clock::new_id().as_u128() as u64) << 32;
+        let (ended_tx, ended_rx) = mpsc::channel(ENDED_AT_ONCE);
+        let now = Instant::now();
+        Self {
+            core: Dispatcher::new(settings, first_token),
+            ctx,
+            log,
+            commits,
+            endpoints,
+            started: now,
+            held: HashMap::new(),
+            by_lease: HashMap::new(),
+            calls: HashMap::new(),
+            ended_tx,
+            ended_rx,
+            errands: JoinSet::new(),
+            claims: Claims::default(),
+            overflow: VecDeque::new(),
+            is_stalled: false,
+            stopping_since: None,
+            lines_len: 0,
+            answer_len: ANSWER_LEN_EXPECTED,
+            next_tick: now,
+        }
+    }
+
+    async fn run(mut self) -> anyhow::Result<()> {
+        let mut ear = self.ctx.bell.listen();
+        let stop = self.ctx.stop.clone();
+        let mut ended = Vec::with_capacity(ENDED_AT_ONCE);
+        loop {
+            self.turn()?;
+            if self.is_over() {
+                return self.leave().await;
+            }
+            let wake = self.wake_at();
+            let event = tokio::select! {
+                biased;
+                _ = self.ended_rx.recv_many(&mut ended, ENDED_AT_ONCE) => Event::Ended,
+                () = self.commits.arrived() => Event::Commits,
+                Some(errand) = self.errands.join_next() => Event::Errand(Some(errand)),
+                () = ear.heard() => Event::News,
+                () = stop.cancelled(), if self.stopping_since.is_none() => Event::Stop,
+                () = tokio::time::sleep_until(wake.into()) => Event::Time,
+            };
+            self.handle(event, &mut ended)?;
+        }
+    }
+
+    fn handle(&mut self, event: Event, ended: &mut Vec<Ended>) -> anyhow::Result<()> {
+        match event {
+            Event::Ended => ended.drain(..).try_for_each(|call| self.on_ended(call)),
+            Event::Commits => self.on_commits(),
+            Event::Errand(Some(errand)) => {
+                let errand = errand
+                    .map_err(|error| anyhow::anyhow!("a task of the dispatcher died: {error}"))??;
+                self.on_errand(errand)
+            }
+            Event::Errand(None) | Event::Time => Ok(()),
+            Event::News => {
+                self.claims.on_news();
+                self.look_at_batches();
+                Ok(())
+            }
+            Event::Stop => {
+                tracing::info!(in_flight = self.core.in_flight(), "stopping: calls in flight may end");
+                self.stopping_since = Some(Instant::now());
+                Ok(())
+            }
+        }
+    }
+
+    /// Does what can be done now.
+    fn turn(&mut self) -> anyhow::Result<()> {
+        let now = self.now();
+        if Instant::now() >= self.next_tick {
+            self.next_tick = Instant::now() + TICK;
+            self.tick();
+        }
+        self.core.set_stopped(!self.may_send());
+        while self.has_memory()
+            && let Some(send) = self.core.next(now)
+        {
+            let endpoint = &self.endpoints[send.endpoint.index()];
+            let held = self.held.get(&send.request.chunk).expect("the core sends only for held chunks");
+            let task = calls::start(endpoint, held, &send, &self.ended_tx)?;
+            self.calls.insert(send.token, (task, clock::now()));
+            add(&self.ctx.counters.attempts, 1);
+        }
+        for number in self.core.probes(now) {
+            self.probe(number);
+        }
+        self.claim_if_wanted();
+        self.put_back_chunks();
+        Ok(())
+    }
+
+    fn on_ended(&mut self, ended: Ended) -> anyhow::Result<()> {
+        let now = self.now();
+        let Some((_, started_at)) = self.calls.remove(&ended.token) else {
+            add(&self.ctx.counters.late_results_dropped, 1);
+            return Ok(());
+        };
+        let duration = ended.attempt.duration;
+        match ended.attempt.result {
+            Ok(answer) => {
+                let len = answer.body.len() as u64;
+                self.answer_len =
+                    if len > self.answer_len { len } else { (self.answer_len * 255 + len) / 256 };
+                let Some(recorded) = self.core.answered(ended.token, now) else { return Ok(()) };
+                self.endpoints[recorded.endpoint.index()].last_answer_at = Some(clock::now());
+                let facts = FrameFacts { recorded, token: ended.token, started_at, duration };
+                let held =
+                    self.held.get(&facts.recorded.request.chunk).expect("recorded for a held chunk");
+                let frame = calls::answered(held, &facts, &answer)?;
+                self.append(facts.recorded.request.chunk, frame)
+            }
+            Err(fault) => {
+                tracing::debug!(?fault, "a call ended without an answer");
+                match self.core.faulted(ended.token, fault, now) {
+                    Followup::Late | Followup::Again => Ok(()),
+                    Followup::Failed { recorded, failure } => {
+                        let facts = FrameFacts { recorded, token: ended.token, started_at, duration };
+                        let held = self
+                            .held
+                            .get(&facts.recorded.request.chunk)
+                            .expect("recorded for a held chunk");
+                        let frame = calls::failed(held, &facts, &failure)?;
+                        self.append(facts.recorded.request.chunk, frame)?;
+                        self.pause_refused();
+                        Ok(())
+                    }
+                }
+            }
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn may_send(&self) -> bool {
+        self.overflow.is_empty()
+            && !self.is_stalled
+            && self.stopping_since.is_none()
+            && !self.ctx.disk.is_full()
+    }
+
+    /// Bodies and answers in memory have one budget. One call is always let through.
+    fn has_memory(&self) -> bool {
+        let in_flight = self.core.in_flight() as u64;
+        let used = self.lines_len + (in_flight + 1) * self.answer_len;
+        in_flight == 0 || used <= self.ctx.config.dispatch.memory_len
+    }
+
+    fn wake_at(&self) -> Instant {
+        let due = self.core.wake_at(self.now()).map(|due| self.started + due);
+        due.map_or(self.next_tick, |due| due.min(self.next_tick))
+    }
+
+    fn tick(&mut self) {
+        set(&self.ctx.counters.dispatcher_seen_at, clock::now().millis());
+        set(
+            &self.ctx.counters.memory_used,
+            self.lines_len + self.core.in_flight() as u64 * self.answer_len,
+        );
+        let views = (0_u16..)
+            .zip(&self.endpoints)
+            .map(|(number, endpoint)| endpoint.view(EndpointNumber(number), &self.core))
+            .collect();
+        self.ctx.endpoints.publish(views);
+        self.claims.on_tick();
+        self.renew_leases();
+        self.ask_models();
+        if self.stopping_since.is_some_and(|since| since.elapsed() > SHUTDOWN_GRACE) {
+            self.abort_all();
+        }
+    }
+
+    /// Stopping, and nothing is in flight or waits for the commit.
+    fn is_over(&self) -> bool {
+        self.stopping_since.is_some()
+            && self.core.in_flight() == 0
+            && (self.held.values().all(|held| held.uncommitted == 0) || self.is_stalled)
+    }
+
+    fn abort_all(&mut self) {
+        for slot in self.held.keys().copied().collect::<Vec<_>>() {
+            self.drop_calls(slot);
+        }
+    }
+
+    /// Forgets a chunk in the core and ends its calls.
+    fn drop_calls(&mut self, slot: ChunkSlot) {
+        for token in self.core.close(slot) {
+            if let Some((task, _)) = self.calls.remove(&token) {
+                task.abort();
+            }
+        }
+    }
+
+    fn slots_of(&self, batch: &BatchId) -> Vec<ChunkSlot> {
+        self.held.iter().filter(|(_, held)| held.batch.id == *batch).map(|(slot, _)| *slot).collect()
+    }
+}

@@ -1,0 +1,140 @@
+//! A call: from a request line to the engine and back to a result frame.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use overnight_domain::dispatch::{Failure, Recorded, Send};
+use overnight_domain::fault::kind_number;
+use overnight_domain::ids::DispatchToken;
+use overnight_domain::request;
+use overnight_domain::result::LineHead;
+use overnight_domain::tally::{Outcome, Usage};
+use overnight_domain::time::UnixTime;
+use overnight_engine::{Answer, Attempt, Call, Engine};
+use overnight_segment::{ContentKind, Frame, FrameHeader};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use super::chunks::Held;
+use super::endpoint::Endpoint;
+
+/// A call that has ended.
+pub(super) struct Ended {
+    pub(super) token: DispatchToken,
+    pub(super) attempt: Attempt,
+}
+
+/// Sends a request. The task ends with one message, or silently when it is aborted.
+pub(super) fn start(
+    endpoint: &Endpoint,
+    held: &Held,
+    send: &Send,
+    ended: &mpsc::Sender<Ended>,
+) -> anyhow::Result<AbortHandle> {
+    let call = Call {
+        route: held.batch.route,
+        body: body(endpoint, held, send.request.ordinal)?,
+        deadline: send.deadline,
+        // An engine that does not stream says nothing until it has all: only the deadline tells it from a stuck one.
+        stall: send.deadline,
+    };
+    let (engine, token, ended): (Arc<dyn Engine>, _, _) =
+        (endpoint.engine.clone(), send.token, ended.clone());
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "calls are owned by the dispatcher, which aborts them by token"
+    )]
+    let task = tokio::spawn(async move {
+        let attempt = engine.ask(call).await;
+        // The dispatcher has gone only when the process ends.
+        let _ = ended.send(Ended { token, attempt }).await;
+    });
+    Ok(task.abort_handle())
+}
+
+/// The body as the caller wrote it, but for the model's alias or the batch's default model.
+fn body(endpoint: &Endpoint, held: &Held, ordinal: u32) -> anyhow::Result<Bytes> {
+    let line = &held.lines[ordinal as usize];
+    let (_, body) = request::split(line).context("a planned line is not what was validated")?;
+    if endpoint.aliases.is_empty() && held.batch.options.model.is_none() {
+        let at = body.as_ptr() as usize - line.as_ptr() as usize;
+        return Ok(line.slice(at..at + body.len()));
+    }
+    let asked = held.batch.options.model.as_deref();
+    let named = request::model_of(body);
+    let model = named.as_deref().or(asked).unwrap_or_default();
+    let known =
+        endpoint.aliases.iter().find(|(alias, _)| alias == model).map_or(model, |(_, name)| name);
+    if named.as_deref() == Some(known) {
+        let at = body.as_ptr() as usize - line.as_ptr() as usize;
+        return Ok(line.slice(at..at + body.len()));
+    }
+    request::with_model(body, known).map(Bytes::from).context("a planned body is not what was validated")
+}
+
+/// What a result frame is made of besides its line.
+pub(super) struct FrameFacts {
+    pub(super) recorded: Recorded,
+    pub(super) token: DispatchToken,
+    pub(super) started_at: UnixTime,
+    pub(super) duration: Duration,
+}
+
+pub(super) fn answered(held: &Held, facts: &FrameFacts, answer: &Answer) -> anyhow::Result<Frame> {
+    let line = &held.lines[facts.recorded.request.ordinal as usize];
+    let (custom_id, _) = request::split(line).context("a planned line is not what was validated")?;
+    let payload = head(held, facts, &custom_id).answered(&answer.body);
+    Ok(frame(held, facts, payload, Outcome::Completed, (answer.status, 0), answer.usage))
+}
+
+pub(super) fn failed(held: &Held, facts: &FrameFacts, failure: &Failure) -> anyhow::Result<Frame> {
+    let line = &held.lines[facts.recorded.request.ordinal as usize];
+    let (custom_id, _) = request::split(line).context("a planned line is not what was validated")?;
+    let head = head(held, facts, &custom_id);
+    let (payload, code) = match failure {
+        Failure::Answered { kind, status, body } => {
+            (head.refused(*status, body), (*status, kind_number(kind)))
+        }
+        Failure::Unanswered { code, message } => {
+            (head.unanswered(code, message), (0, kind_number(code)))
+        }
+    };
+    Ok(frame(held, facts, payload, Outcome::Failed, code, Usage::default()))
+}
+
+fn head<'a>(held: &Held, facts: &FrameFacts, custom_id: &'a str) -> LineHead<'a> {
+    LineHead::new(&held.batch.id, held.entries[facts.recorded.request.ordinal as usize].index, custom_id)
+}
+
+fn frame(
+    held: &Held,
+    facts: &FrameFacts,
+    payload: Vec<u8>,
+    outcome: Outcome,
+    (status, fault): (u16, u8),
+    usage: Usage,
+) -> Frame {
+    let entry = &held.entries[facts.recorded.request.ordinal as usize];
+    Frame {
+        batch: held.batch.id.clone(),
+        header: FrameHeader {
+            content: ContentKind::Json,
+            outcome,
+            chunk: held.lease.chunk,
+            index: entry.index,
+            lease: held.lease.token,
+            dispatch: facts.token,
+            attempts: facts.recorded.attempts,
+            endpoint: facts.recorded.endpoint.0,
+            model: entry.model,
+            status,
+            fault,
+            started_at: facts.started_at,
+            duration: facts.duration,
+            usage,
+        },
+        payload,
+    }
+}

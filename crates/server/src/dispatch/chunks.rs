@@ -1,0 +1,153 @@
+//! A chunk in the hands of the dispatcher: its lease, its request lines, and what has become durable of it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use overnight_domain::batch::Batch;
+use overnight_domain::chunk::{Chunk, Lease, LogPosition};
+use overnight_domain::plan::PlanEntry;
+use overnight_domain::tally::Tally;
+use overnight_segment::{LogHandle, StoredFrame};
+use overnight_store::{Claimed, Hold, Store};
+
+use crate::context::Context;
+use crate::ingest::read_plan;
+
+/// A chunk that is open.
+pub(super) struct Held {
+    pub(super) lease: Lease,
+    pub(super) batch: Arc<Batch>,
+    pub(super) entries: Vec<PlanEntry>,
+    /// The request lines, in the order of the entries.
+    pub(super) lines: Vec<Bytes>,
+    pub(super) lines_len: u64,
+    /// What is durable, earlier leases included.
+    pub(super) tally: Tally,
+    /// Frames that were handed to the log and are not durable yet.
+    pub(super) uncommitted: u32,
+    /// Something became durable under this lease.
+    pub(super) has_progress: bool,
+    /// The batch has ended early or is to be parked: it goes back as soon as nothing waits for the commit.
+    pub(super) is_leaving: bool,
+}
+
+/// A claimed chunk with all that is needed to open it.
+pub(super) struct Loaded {
+    pub(super) held: Held,
+    pub(super) models: Vec<Arc<str>>,
+    pub(super) done: HashSet<u32>,
+}
+
+/// Reads plan, lines and durable results of a claimed chunk. None when the lease was lost meanwhile.
+pub(super) async fn load(
+    ctx: &Context,
+    log: &LogHandle,
+    claimed: Claimed,
+) -> anyhow::Result<Option<Loaded>> {
+    let Claimed { lease, chunk, batch } = claimed;
+    let plan = batch.plan_blob.clone().context("a batch with chunks has a plan")?;
+    let (tables, entries) = read_plan(ctx, &plan, chunk.range).await?;
+    if chunk.log_from.is_none() {
+        let tail = tail(log, &lease).await?;
+        if ctx.store.begin(&lease, tail).await? == Hold::Lost {
+            return Ok(None);
+        }
+    }
+    let (done, tally) = recover(log, &chunk, &entries).await?;
+    let lines = read_lines(ctx, &tables.blobs, &entries).await?;
+    let names: Vec<Arc<str>> = tables.models.iter().map(|name| Arc::from(name.as_str())).collect();
+    let models: Option<Vec<Arc<str>>> =
+        entries.iter().map(|entry| names.get(usize::from(entry.model)).cloned()).collect();
+    let held = Held {
+        lines_len: entries.iter().map(|entry| u64::from(entry.len)).sum(),
+        lease,
+        batch: Arc::new(batch),
+        entries,
+        lines,
+        tally,
+        uncommitted: 0,
+        has_progress: false,
+        is_leaving: false,
+    };
+    Ok(Some(Loaded {
+        held,
+        models: models.context("the plan names a model that it does not list")?,
+        done,
+    }))
+}
+
+async fn tail(log: &LogHandle, lease: &Lease) -> anyhow::Result<LogPosition> {
+    let (log, batch) = (log.clone(), lease.batch.clone());
+    Ok(tokio::task::spawn_blocking(move || log.tail(&batch)).await??)
+}
+
+/// Which requests of the chunk have a durable result, and their tally.
+pub(super) async fn recover(
+    log: &LogHandle,
+    chunk: &Chunk,
+    entries: &[PlanEntry],
+) -> anyhow::Result<(HashSet<u32>, Tally)> {
+    let Some(from) = chunk.log_from else { return Ok((HashSet::new(), Tally::default())) };
+    let ordinals: HashMap<u32, u32> =
+        entries.iter().zip(0_u32..).map(|(entry, ordinal)| (entry.index.0, ordinal)).collect();
+    let (log, batch) = (log.clone(), chunk.batch.clone());
+    let scan = move || {
+        let (mut done, mut tally) = (HashSet::new(), Tally::default());
+        let recovered = log.recover(&batch, from, &mut |frame: &StoredFrame| {
+            // The first result of a request counts.
+            if let Some(ordinal) = ordinals.get(&frame.header.index.0)
+                && done.insert(*ordinal)
+            {
+                tally.record(frame.header.outcome, frame.header.usage);
+            }
+        })?;
+        if recovered.missing > 0 || recovered.cut_len > 0 {
+            tracing::warn!(
+                batch = %batch, missing = recovered.missing, cut_len = recovered.cut_len,
+                damage = ?recovered.damage, "results were damaged or torn; their requests run again"
+            );
+        }
+        anyhow::Ok((done, tally))
+    };
+    tokio::task::spawn_blocking(scan).await?
+}
+
+async fn read_lines(
+    ctx: &Context,
+    blobs: &[overnight_domain::ids::BlobKey],
+    entries: &[PlanEntry],
+) -> anyhow::Result<Vec<Bytes>> {
+    let mut lines = Vec::with_capacity(entries.len());
+    // A run of entries in one blob is one read.
+    for run in entries.chunk_by(|left, right| left.blob == right.blob) {
+        let blob = blobs
+            .get(usize::from(run[0].blob))
+            .context("the plan names a blob that it does not list")?;
+        let ranges: Vec<_> =
+            run.iter().map(|entry| entry.offset..entry.offset + u64::from(entry.len)).collect();
+        lines.extend(ctx.blobs.read_all(blob, &ranges).await?);
+    }
+    anyhow::ensure!(
+        lines.iter().zip(entries).all(|(line, entry)| line.len() == entry.len as usize),
+        "the input is shorter than its plan says"
+    );
+    Ok(lines)
+}
+
+/// Counts what is durable in every open chunk, before anybody is served: counts must not begin lower than they were.
+pub(crate) async fn recover_live(
+    ctx: &Context,
+    log: &LogHandle,
+    store: &dyn Store,
+) -> anyhow::Result<()> {
+    for chunk in store.recover(&ctx.worker, crate::clock::now()).await? {
+        let found = store.queue_batch(&chunk.batch).await?;
+        let Some(plan) = found.and_then(|batch| batch.plan_blob) else { continue };
+        let (_, entries) = read_plan(ctx, &plan, chunk.range).await?;
+        let (_, tally) = recover(log, &chunk, &entries).await?;
+        ctx.live.set(&chunk.batch, chunk.number, tally);
+    }
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! An endpoint that calls are made to: the engine behind it and what is published about it.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use overnight_domain::dispatch::{Dispatcher, EndpointNumber, EndpointSettings, Health};
+use overnight_domain::limits::WINDOW_DEFAULT;
+use overnight_domain::time::UnixTime;
+use overnight_engine::{EndpointConfig, Engine, OpenAi};
+
+use crate::config::{Config, EngineConfig};
+use crate::endpoints::{EndpointState, EndpointView};
+
+pub(crate) struct Endpoint {
+    pub(super) config: EngineConfig,
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) aliases: Vec<(String, String)>,
+    /// What it serves, aliases not counted. None: it has not told.
+    pub(super) models: Option<Vec<String>>,
+    pub(super) last_answer_at: Option<UnixTime>,
+}
+
+impl Endpoint {
+    pub(crate) fn new(config: &EngineConfig, all: &Config) -> anyhow::Result<Self> {
+        let mut setup = EndpointConfig::new(config.name.clone(), config.url.clone());
+        setup.api_key = config.api_key.as_ref().map(|key| overnight_engine::Secret::new(key.expose()));
+        setup.answer_len_max = all.dispatch.answer_len_max;
+        for (name, value) in &config.headers {
+            let header =
+                || format!("engine `{}` has a header `{name}` that HTTP cannot carry", config.name);
+            let mut value = http::HeaderValue::from_str(value.expose()).with_context(header)?;
+            value.set_sensitive(true);
+            setup.headers.push((http::HeaderName::try_from(name).with_context(header)?, value));
+        }
+        Ok(Self {
+            engine: Arc::new(OpenAi::new(&setup)?),
+            config: config.clone(),
+            aliases: config.aliases.clone(),
+            models: (!config.models.is_empty()).then(|| config.models.clone()),
+            last_answer_at: None,
+        })
+    }
+
+    pub(super) fn settings(&self) -> EndpointSettings {
+        EndpointSettings { window: self.config.window.unwrap_or(WINDOW_DEFAULT), models: self.served() }
+    }
+
+    /// Every name that a request may use for a model of this endpoint.
+    pub(super) fn served(&self) -> Option<Vec<String>> {
+        let aliases = self.aliases.iter().map(|(alias, _)| alias.clone());
+        self.models.as_ref().map(|models| models.iter().cloned().chain(aliases).collect())
+    }
+
+    pub(super) fn view(&self, number: EndpointNumber, core: &Dispatcher) -> EndpointView {
+        let (state, reason) = match core.health(number) {
+            Health::Up => (EndpointState::Up, None),
+            Health::Doubted { detail } | Health::Down { detail } => {
+                (EndpointState::Down, Some(detail.clone()))
+            }
+            Health::Misconfigured { detail, .. } => (EndpointState::Misconfigured, Some(detail.clone())),
+        };
+        let (window, in_flight) = core.load(number);
+        EndpointView {
+            name: self.config.name.clone(),
+            kind: self.config.kind.clone(),
+            url: self.config.url.clone(),
+            state,
+            reason,
+            models: self.models.clone(),
+            aliases: self.aliases.clone(),
+            window,
+            in_flight,
+            last_answer_at: self.last_answer_at,
+        }
+    }
+}
