@@ -18,3 +18,6 @@ mod ingest;
 mod lines;
 mod live;
 mod results;
+mod run;
+mod upkeep;
+mod verify;

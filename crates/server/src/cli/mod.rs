@@ -21,6 +21,7 @@ mod split;
 mod status;
 mod submit;
 mod upload;
+mod verify;
 mod view;
 mod watch;
 
@@ -79,6 +80,7 @@ enum Command {
     Cancel(cancel::Cancel),
     Pause(pause::Pause),
     Resume(resume::Resume),
+    Verify(verify::Verify),
     Config(config::Config),
     Completions(completions::Completions),
 }
@@ -95,6 +97,7 @@ fn run(command: Command, environment: &Environment) -> anyhow::Result<Ending> {
         Command::Cancel(cancel) => cancel.run(environment),
         Command::Pause(pause) => pause.run(environment),
         Command::Resume(resume) => resume.run(environment),
+        Command::Verify(verify) => verify.run(environment),
         Command::Config(config) => config.run(environment),
         Command::Completions(completions) => completions.run(),
     }
