@@ -109,6 +109,10 @@ pub(super) async fn forgotten_only_when_it_may_die(store: &dyn Store) -> Result<
     assert_eq!(store.known_blobs(&blobs).await?, [blobs[0].clone(), blobs[2].clone()]);
     assert_eq!(store.dead_files(at(9), 9).await?, []);
     assert_eq!(store.file(&owner(), &file_id(3), at(9)).await?, Some(file(3)));
+    // The first was needed when somebody wanted it forgotten, and is still there when it no longer is.
+    store.cancel_batch(&owner(), &batch(1).id, at(10)).await?;
+    store.close_batch(&batch(1).id, closing(8, 9), at(11)).await?;
+    assert_eq!(ids(&store.dead_files(at(12), 9).await?), [&file_id(1)]);
     Ok(())
 }
 
