@@ -161,7 +161,7 @@ impl LogHandle {
     }
 
     /// Where the next durable frame of the batch will begin: nothing that is appended from now on lies before. Opens
-    /// the series if need be, which reads its last segment.
+    /// the series if need be, which reads its last segment; an open one is asked without waiting.
     pub fn tail(&self, batch: &BatchId) -> Result<LogPosition, LogError> {
         self.checked(|| self.shared.registry.tail(batch))
     }

@@ -48,7 +48,7 @@ pub(crate) fn recover(
     let disk = place.disk.as_ref();
     let mut segments = list_segments(disk, &folder)?.unwrap_or_default();
     if !segments.is_empty() {
-        disk.sync_folder(&place.dir).map_err(LogError::sync(&place.dir))?;
+        // The folder's own name was synced before a segment was made in it.
         disk.sync_folder(&folder).map_err(LogError::sync(&folder))?;
         drop_unborn(disk, &folder, batch, &mut segments)?;
     }
@@ -82,8 +82,8 @@ pub(crate) fn recover(
         let opened = disk.open(&path).map_err(LogError::disk("open", &path))?;
         tail.offset = tail.offset.max(SEGMENT_HEADER_LEN as u64);
         if last.file_len != tail.offset {
+            // The next commit syncs it; cut off before that, the tail is torn as it was.
             opened.truncate(tail.offset).map_err(LogError::disk("truncate", &path))?;
-            opened.sync_all().map_err(LogError::sync(&path))?;
         }
         cut_len = last.rest.areas.iter().map(|area| area.len).sum();
         file = Some(opened);

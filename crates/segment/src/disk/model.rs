@@ -84,9 +84,18 @@ impl ModelDisk {
 
     /// What is there after the power was cut: the disk, and by chance some of what was on its way.
     pub(crate) fn cut_power(&self, seed: u64) -> Self {
-        let state = self.lock();
         let mut dice = Dice(seed);
         let percent = [0, 10, 50, 90, 100][dice.below(5) as usize];
+        self.keep_of_unsynced(percent, dice)
+    }
+
+    /// The same, and nothing that was on its way has arrived.
+    pub(crate) fn cut_power_at_worst(&self) -> Self {
+        self.keep_of_unsynced(0, Dice(0))
+    }
+
+    fn keep_of_unsynced(&self, percent: u64, mut dice: Dice) -> Self {
+        let state = self.lock();
         let files = state
             .files
             .iter()

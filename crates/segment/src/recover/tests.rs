@@ -110,6 +110,42 @@ fn no_power_cut_loses_what_was_acknowledged() {
     assert!(cuts_with_damage > 10, "the model tears too little: {cuts_with_damage}");
 }
 
+/// A process ends at some operation, killed or after a failed sync; the system lives on and shows what may never
+/// reach the disk. What the next process counts has to outlast a power cut right after.
+#[test]
+fn what_is_counted_after_a_restart_is_on_the_disk() {
+    for seed in 0..SEEDS {
+        let mut dice = Dice(seed);
+        let disk = ModelDisk::new();
+        let id = batch(1);
+        let mut reference = Reference::default();
+        let mut series = check(&disk, &id, &mut reference, seed);
+        let (end_at, is_killed) = (1 + dice.below(40), dice.is_likely(50));
+        disk.fail(Box::new(move |at, _| (at == end_at || (is_killed && at > end_at)).then_some(EIO)));
+        for index in 0..1_000 {
+            let len = dice.below(3_000) as usize;
+            reference.appended.insert(index, len);
+            let committed = series.commit(vec![frame(&id, index, len)]);
+            for durable in &committed.durable {
+                reference.acknowledged.insert(durable.frame.sequence, index);
+            }
+            if committed.error.is_some() {
+                break;
+            }
+        }
+        disk.fail(Box::new(|_, _| None));
+        let mut series = check(&disk, &id, &mut reference, seed);
+        if dice.is_likely(50) {
+            reference.appended.insert(1_000, 10);
+            let committed = series.commit(vec![frame(&id, 1_000, 10)]);
+            reference.acknowledged.insert(committed.durable[0].frame.sequence, 1_000);
+        }
+        // A power cut that takes all that it can.
+        let disk = disk.cut_power_at_worst();
+        check(&disk, &id, &mut reference, seed);
+    }
+}
+
 /// The power is cut once more while recovery is at work.
 #[test]
 fn a_power_cut_during_recovery_loses_nothing() {

@@ -155,6 +155,23 @@ fn a_frame_within_a_payload_is_no_frame() {
     assert_eq!(found, [0, 1]);
 }
 
+/// What is left of a frame may look like the beginning of one, right in front of a whole one.
+#[test]
+fn a_marker_in_front_of_a_frame_does_not_hide_it() {
+    let written = write();
+    let start = written.places[10].offset as usize - FRAME_HEADER_LEN;
+    let next = written.places[11].offset as usize - FRAME_HEADER_LEN;
+    for words in 1..=5 {
+        let (found, summary) = damaged(&written, |bytes| {
+            bytes[start] ^= 1;
+            for word in bytes[next - 8 * words..next].chunks_exact_mut(8) {
+                word.copy_from_slice(&FRAME_MARKER);
+            }
+        });
+        assert_eq!((found, summary.damage.count), (all_but(&[10]), 1));
+    }
+}
+
 #[test]
 fn frames_of_another_batch_are_damage() {
     let written = write();

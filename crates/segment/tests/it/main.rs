@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use overnight_domain::tally::{Outcome, Usage};
 use overnight_domain::time::UnixTime;
 use overnight_segment::{
     Commit, ContentKind, Durable, Frame, FrameHeader, Log, LogError, LogHandle, LogOptions,
-    RejectReason, SeriesReader, list_series,
+    RejectReason, SeriesReader, list_series, set_operation_hook,
 };
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -225,6 +226,26 @@ fn what_is_buffered_when_the_log_closes_is_kept() {
     assert_eq!(read(dir.path(), &id, 100), in_order(10));
     let refused = handle.append(frame(&id, 10, 100)).unwrap_err();
     assert_eq!((refused.reason, refused.frame), (RejectReason::Closed, frame(&id, 10, 100)));
+}
+
+#[test]
+fn every_change_of_the_disk_can_be_counted() {
+    static WRITES: AtomicU64 = AtomicU64::new(0);
+    static SYNCS: AtomicU64 = AtomicU64::new(0);
+    set_operation_hook(|operation| {
+        match operation {
+            "write" => WRITES.fetch_add(1, Ordering::SeqCst),
+            "sync_data" => SYNCS.fetch_add(1, Ordering::SeqCst),
+            _ => 0,
+        };
+    });
+    let dir = TempDir::new().unwrap();
+    let harness = Harness::open(dir.path(), LogOptions::default());
+    append(&harness.log.handle(), frame(&batch(1), 0, 10));
+    harness.durable(1);
+    // The header of the segment and the frame.
+    assert!(WRITES.load(Ordering::SeqCst) >= 2);
+    assert!(SYNCS.load(Ordering::SeqCst) >= 1);
 }
 
 #[test]
