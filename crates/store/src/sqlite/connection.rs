@@ -49,6 +49,9 @@ impl Connections {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let is_new = !path.exists();
         let mut db = Connection::open(path)?;
+        db.busy_timeout(BUSY_TIMEOUT)?;
+        // First of all, so that a database which is refused is left as it was.
+        migrations::check(&db)?;
         prepare(&db)?;
         migrations::migrate(&mut db)?;
         if is_new {
@@ -162,7 +165,6 @@ impl Readers {
 }
 
 fn prepare(db: &Connection) -> Result<()> {
-    db.busy_timeout(BUSY_TIMEOUT)?;
     db.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     db.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     db.pragma_update(None, "synchronous", "FULL")?;

@@ -28,7 +28,7 @@ pub(super) fn migrate(db: &mut Connection) -> Result<()> {
 }
 
 /// The version of the database, when it is ours and not newer than we are.
-fn check(db: &Connection) -> Result<u32> {
+pub(super) fn check(db: &Connection) -> Result<u32> {
     let application: i32 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let version: u32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let tables: u32 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;

@@ -60,7 +60,9 @@ fn foreign_database_and_no_database_are_refused() {
     let db = rusqlite::Connection::open(&path).unwrap();
     db.execute_batch("CREATE TABLE notes (text)").unwrap();
     drop(db);
+    let before = fs::read(&path).unwrap();
     assert!(refusal(&path).contains("another program"));
+    assert_eq!(fs::read(&path).unwrap(), before, "a foreign database was changed");
 
     let path = folder.path().join("letter.txt");
     fs::write(&path, "dear diary, ".repeat(1_000)).unwrap();

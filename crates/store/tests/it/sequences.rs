@@ -54,7 +54,7 @@ impl Step {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 20, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn database_answers_as_the_model_does(numbers in vec(any::<(u8, u8, u8, u8)>(), 100..400)) {
