@@ -137,7 +137,8 @@ pub enum AdmissionRefusal {
     QueuedRequests {
         now: u64,
     },
-    /// Every unfinished batch has its own reservation; this one does not fit beside them.
+    /// Every unfinished batch has its own reservation; this one needs more than the disk has free beside them. What a
+    /// running batch has used of its reservation already is counted twice, so that the answer is rather too careful.
     Disk {
         needed: u64,
         free: u64,
@@ -220,7 +221,8 @@ pub struct Parking {
     pub has_progress: bool,
 }
 
-/// A batch and the numbers of its chunks that are begun and not done: what live counts are added for.
+/// A batch and the numbers of its chunks that are begun and not done: what live counts are added for. Dropped chunks are
+/// among them until the batch is terminal, when its tally says it all.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchWithOpenChunks {
     pub batch: Batch,
@@ -341,7 +343,7 @@ pub trait Store: Send + Sync + 'static {
 
     // Chunks.
     /// Leases the next chunk of the first batch in the order of the queue that is in progress, not paused and has one:
-    /// parked chunks first, then by number. `log_from` is the position that the first claim of a chunk is given.
+    /// parked chunks first, then by number.
     async fn claim(&self, query: ClaimQuery) -> Result<Option<Claimed>>;
     /// Notes where the results of a chunk may begin, before its first dispatch. Once set it stays.
     async fn begin(&self, lease: &Lease, log_from: LogPosition) -> Result<Hold>;
@@ -351,11 +353,13 @@ pub trait Store: Send + Sync + 'static {
     async fn complete(&self, lease: &Lease, tally: Tally, now: UnixTime) -> Result<Hold>;
     /// Puts a chunk back: parked while its batch goes on, dropped when that has ended early.
     async fn park(&self, lease: &Lease, parking: Parking) -> Result<Hold>;
-    /// Cuts a held chunk in two: the holder keeps the entries before `at`, the rest becomes a parked chunk with the
-    /// same `log_from`. Both lengths are given, because the store does not know the plan.
+    /// Cuts a held chunk in two: the holder keeps the entries before the plan's entry `at`, the rest becomes a parked
+    /// chunk with the same `log_from` and as many fruitless takeovers. Both lengths are given, because the store does
+    /// not know the plan. An entry that does not lie inside the chunk is an error.
     async fn split(&self, lease: &Lease, at: u64, lens: (u64, u64)) -> Result<Hold>;
     /// Takes back at once every lease of workers other than `worker`, as one process that owns the data may at start.
-    /// Returns all chunks that are begun and not done.
+    /// Returns all chunks of unfinished batches that are begun and not done, dropped ones too: their results are still
+    /// to be written out.
     async fn recover(&self, worker: &WorkerId, now: UnixTime) -> Result<Vec<Chunk>>;
     /// Takes back leases that have expired, and returns them.
     async fn expire_leases(&self, now: UnixTime) -> Result<Vec<Lease>>;
