@@ -18,6 +18,7 @@ use overnight_domain::result::LineHead;
 use overnight_domain::tally::Outcome;
 use serde::{Deserialize, Serialize};
 
+use crate::results::manifest::Manifest;
 use lines::{Head, InputLines, ResultLines};
 
 /// Lines that are read ahead of a disagreement, to tell a line that is missing from others that are too many.
@@ -50,18 +51,6 @@ pub(crate) struct Proof {
     pub(crate) output_sha256: Option<Sha256>,
     pub(crate) error_sha256: Option<Sha256>,
     pub(crate) problems: Problems,
-}
-
-/// What finalizing notes of the files it made. `verify` compares the bytes with it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Manifest {
-    pub(crate) batch: BatchId,
-    pub(crate) total: u64,
-    pub(crate) completed: u64,
-    pub(crate) failed: u64,
-    pub(crate) input_sha256: Sha256,
-    pub(crate) output_sha256: Option<Sha256>,
-    pub(crate) error_sha256: Option<Sha256>,
 }
 
 /// What `overnight run` leaves beside its output when it is done.
@@ -165,7 +154,8 @@ impl Proof {
     pub(crate) fn differences(&self, manifest: &Manifest) -> Vec<String> {
         let mut differences = Vec::new();
         let digests = [
-            ("input", Some(self.input_sha256), Some(manifest.input_sha256)),
+            // An input that was deleted in time has no digest to compare with.
+            ("input", manifest.input_sha256.and(Some(self.input_sha256)), manifest.input_sha256),
             ("output", self.output_sha256, manifest.output_sha256),
             ("error file", self.error_sha256, manifest.error_sha256),
         ];
@@ -175,7 +165,7 @@ impl Proof {
                     .push(format!("the {name} is not the one that was written: its SHA-256 differs"));
             }
         }
-        differences.extend(self.miscounts(manifest.total, manifest.completed, manifest.failed));
+        differences.extend(self.miscounts(manifest.requests, manifest.completed, manifest.failed));
         differences
     }
 

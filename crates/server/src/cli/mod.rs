@@ -17,6 +17,7 @@ mod results;
 mod resume;
 mod retry;
 mod screen;
+mod serve;
 mod split;
 mod status;
 mod submit;
@@ -70,6 +71,7 @@ struct Overnight {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Serve(serve::Serve),
     Submit(submit::Submit),
     List(list::List),
     Status(status::Status),
@@ -87,6 +89,7 @@ enum Command {
 
 fn run(command: Command, environment: &Environment) -> anyhow::Result<Ending> {
     match command {
+        Command::Serve(serve) => serve.run(environment),
         Command::Submit(submit) => submit.run(environment),
         Command::List(list) => list.run(environment),
         Command::Status(status) => status.run(environment),

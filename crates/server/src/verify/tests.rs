@@ -190,12 +190,14 @@ fn an_altered_answer_is_found_by_the_manifest() {
     let proof = files.proof();
     let manifest = Manifest {
         batch: batch(),
-        total: 100,
+        requests: 100,
         completed: 90,
         failed: 10,
-        input_sha256: proof.input_sha256,
+        input_sha256: Some(proof.input_sha256),
         output_sha256: proof.output_sha256,
         error_sha256: proof.error_sha256,
+        endpoints: Vec::new(),
+        model: None,
     };
     assert_eq!(proof.differences(&manifest), Vec::<String>::new());
     let mut altered = files;

@@ -1,0 +1,49 @@
+//! `overnight serve`.
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::Ending;
+use super::config::ConfigOptions;
+use crate::config::Environment;
+
+/// Serve the API and work on batches, in one process
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without an engine in the configuration, the usual local ports are looked at: Ollama, vLLM, llama.cpp, SGLang, LM Studio.
+
+Examples:
+  overnight serve
+  overnight serve --engine http://127.0.0.1:8000/v1
+  overnight serve --listen 127.0.0.1:9000 --data /big/disk --profile server")]
+pub(super) struct Serve {
+    #[command(flatten)]
+    options: ConfigOptions,
+}
+
+impl Serve {
+    pub(super) fn run(self, environment: &Environment) -> anyhow::Result<Ending> {
+        let (config, _) = self.options.load(environment)?;
+        start_logging(&config.log)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .context("failed to start the runtime")?;
+        runtime.block_on(crate::run::serve(config))?;
+        Ok(Ending::Answered)
+    }
+}
+
+/// Logs go to standard error, as plain lines where that is no terminal.
+pub(super) fn start_logging(filter: &str) -> anyhow::Result<()> {
+    use std::io::IsTerminal as _;
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .with_context(|| format!("failed to read log `{filter}`"))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    Ok(())
+}
