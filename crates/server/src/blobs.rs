@@ -52,6 +52,22 @@ impl Blobs {
         Ok(Self { objects: Arc::new(objects) })
     }
 
+    /// Removes what writes of an earlier process left unfinished. Only at the start: nothing is being written then.
+    pub(crate) fn sweep_unfinished(&self, folder: &Path) -> anyhow::Result<()> {
+        for entry in std::fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                self.sweep_unfinished(&path)?;
+            } else if path.file_name().is_some_and(|name| name.as_encoded_bytes().contains(&b'#')) {
+                // Keys never hold this character; the object store marks its staged files with it.
+                std::fs::remove_file(&path).with_context(|| {
+                    format!("failed to remove the unfinished blob `{}`", path.display())
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Begins a blob. It does not exist before [`BlobWriter::finish`] returned, and leaves nothing when dropped through
     /// [`BlobWriter::abort`].
     pub(crate) async fn write(&self, key: &BlobKey) -> Result<BlobWriter, BlobError> {

@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
 pub(crate) use chunks::recover_live;
-pub(crate) use endpoint::Endpoint;
+pub(crate) use endpoint::{Endpoint, ask_all};
 pub(crate) use recording::CommitInbox;
 
 use crate::clock;

@@ -128,7 +128,7 @@ impl Refusal {
         let message = self.message.trim_end_matches('.');
         let next = match self.status {
             401 => "set OVERNIGHT_API_KEY to a key of this server",
-            404 if self.message.contains("atch") => "`overnight list` shows the batches",
+            404 if self.message.starts_with("No batch") => "`overnight list` shows the batches",
             429 | 503 => "try again later",
             500.. => "the log of the server says more",
             _ => return message.to_owned(),

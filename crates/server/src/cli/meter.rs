@@ -24,7 +24,12 @@ impl Meter {
     /// Counts bytes on their way.
     pub(super) fn of_bytes(screen: Screen, label: &str, len: u64) -> Self {
         let template = "{prefix} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
-        Self::new(screen, label, len, template)
+        let mut meter = Self::new(screen, label, len, template);
+        if let Shape::Lines { last, .. } = &mut meter.shape {
+            // What is over in a moment needs no line.
+            *last = Some(Instant::now());
+        }
+        meter
     }
 
     /// Counts requests; the message says the rest.

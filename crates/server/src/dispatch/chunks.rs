@@ -10,7 +10,7 @@ use overnight_domain::chunk::{Chunk, Lease, LogPosition};
 use overnight_domain::plan::PlanEntry;
 use overnight_domain::tally::Tally;
 use overnight_segment::{LogHandle, StoredFrame};
-use overnight_store::{Claimed, Hold, Store};
+use overnight_store::{Claimed, Hold};
 
 use crate::context::Context;
 use crate::ingest::read_plan;
@@ -137,16 +137,12 @@ async fn read_lines(
 }
 
 /// Counts what is durable in every open chunk, before anybody is served: counts must not begin lower than they were.
-pub(crate) async fn recover_live(
-    ctx: &Context,
-    log: &LogHandle,
-    store: &dyn Store,
-) -> anyhow::Result<()> {
-    for chunk in store.recover(&ctx.worker, crate::clock::now()).await? {
-        let found = store.queue_batch(&chunk.batch).await?;
+pub(crate) async fn recover_live(ctx: &Context) -> anyhow::Result<()> {
+    for chunk in ctx.store.recover(&ctx.worker, crate::clock::now()).await? {
+        let found = ctx.store.queue_batch(&chunk.batch).await?;
         let Some(plan) = found.and_then(|batch| batch.plan_blob) else { continue };
         let (_, entries) = read_plan(ctx, &plan, chunk.range).await?;
-        let (_, tally) = recover(log, &chunk, &entries).await?;
+        let (_, tally) = recover(&ctx.log, &chunk, &entries).await?;
         ctx.live.set(&chunk.batch, chunk.number, tally);
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! An endpoint that calls are made to: the engine behind it and what is published about it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use overnight_domain::dispatch::{Dispatcher, EndpointNumber, EndpointSettings, Health};
@@ -9,6 +10,7 @@ use overnight_domain::time::UnixTime;
 use overnight_engine::{EndpointConfig, Engine, OpenAi};
 
 use crate::config::{Config, EngineConfig};
+use crate::context::Context;
 use crate::endpoints::{EndpointState, EndpointView};
 
 pub(crate) struct Endpoint {
@@ -18,6 +20,34 @@ pub(crate) struct Endpoint {
     /// What it serves, aliases not counted. None: it has not told.
     pub(super) models: Option<Vec<String>>,
     pub(super) last_answer_at: Option<UnixTime>,
+}
+
+/// How long the endpoints are asked for their models before the server begins to serve.
+const ASK_WITHIN: Duration = Duration::from_secs(2);
+
+/// Asks all endpoints for their models, so that the first batch is already checked against them.
+pub(crate) async fn ask_all(ctx: &Context, endpoints: &mut [Endpoint]) {
+    let asked =
+        endpoints.iter_mut().filter(|endpoint| endpoint.models.is_none()).map(|endpoint| async {
+            match tokio::time::timeout(ASK_WITHIN, endpoint.engine.models()).await {
+                Ok(Ok(models)) => endpoint.models = Some(models),
+                Ok(Err(fault)) => tracing::warn!(
+                    endpoint = endpoint.config.name,
+                    ?fault,
+                    "endpoint does not tell its models"
+                ),
+                Err(_) => tracing::warn!(
+                    endpoint = endpoint.config.name,
+                    "endpoint is slow to tell its models"
+                ),
+            }
+        });
+    futures::future::join_all(asked).await;
+    let core = Dispatcher::new(endpoints.iter().map(Endpoint::settings).collect(), 0);
+    let views = (0_u16..)
+        .zip(&*endpoints)
+        .map(|(number, endpoint)| endpoint.view(EndpointNumber(number), &core));
+    ctx.endpoints.publish(views.collect());
 }
 
 impl Endpoint {

@@ -1,0 +1,250 @@
+//! Starting and stopping: what is opened in which order, the long tasks, and the signals.
+//!
+//! All long tasks are spawned here, into one set; the first that dies ends the process with its name. Nothing depends on
+//! an orderly end: a process that is killed is recovered by the next start.
+
+use std::fs::File;
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use overnight_domain::ids::WorkerId;
+use overnight_engine::{CANDIDATES, discover};
+use overnight_segment::{Log, LogOptions};
+use overnight_store::SqliteStore;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::bell::Bell;
+use crate::blobs::Blobs;
+use crate::config::{Config, EngineConfig};
+use crate::context::Context;
+use crate::counters::Counters;
+use crate::disk::Disk;
+use crate::dispatch::{self, CommitInbox, Endpoint, Parts, recover_live};
+use crate::endpoints::Endpoints;
+use crate::live::Live;
+use crate::{api, clock, finalize, ingest, upkeep};
+
+/// How long the usual ports are looked at when no engine is configured.
+const DISCOVERY: Duration = Duration::from_secs(1);
+/// From the first signal to the end, whatever still runs.
+const STOP_WITHIN: Duration = Duration::from_secs(25);
+
+/// Runs the server until a signal, or until a part of it dies.
+pub async fn serve(config: Config) -> anyhow::Result<()> {
+    let listen = config.server.listen;
+    let listener = TcpListener::bind(listen).await.with_context(|| {
+        format!("failed to listen on `{listen}`; is another server running? (server.listen)")
+    })?;
+    let address = listener.local_addr()?;
+    let mut node = Node::start(config).await?;
+    let ctx = node.ctx.clone();
+    node.spawn("api", api::serve(ctx, listener));
+    tracing::info!(%address, "serving");
+    let stop = node.ctx.stop.clone();
+    tokio::select! {
+        ended = node.finish() => ended,
+        failed = stop_on_signal(stop) => failed,
+    }
+}
+
+/// The first signal stops in good order, the second at once. Returns only when signals cannot be had.
+pub(crate) async fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
+    signal().await?;
+    tracing::info!("stopping; a second signal ends at once");
+    stop.cancel();
+    signal().await?;
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the second signal asks for just this; nothing depends on an orderly end"
+    )]
+    std::process::exit(130)
+}
+
+async fn signal() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Everything but the API: ingest, dispatch, finalize and upkeep over one data directory.
+pub(crate) struct Node {
+    pub(crate) ctx: Arc<Context>,
+    tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
+    log: Log,
+    /// Held as long as the process lives.
+    _lock: File,
+}
+
+impl Node {
+    pub(crate) async fn start(mut config: Config) -> anyhow::Result<Self> {
+        let lock = lock(&config.data)?;
+        if config.engines.is_empty() {
+            config.engines = find_engines().await?;
+        }
+        let store = SqliteStore::open(&config.database)
+            .with_context(|| format!("failed to open the database `{}`", config.database.display()))?;
+        let blobs = Blobs::open_local(&config.blobs)?;
+        blobs.sweep_unfinished(&config.blobs)?;
+        let segments = config.data.join("segments");
+        let commits = CommitInbox::default();
+        let inbox = commits.clone();
+        let options = LogOptions { commit_after: config.dispatch.commit_after, ..LogOptions::default() };
+        let log = Log::open(&segments, options, Box::new(move |commit| inbox.put(commit)))
+            .context("failed to open the result log")?;
+        let ctx = Arc::new(Context {
+            store: Arc::new(store),
+            blobs,
+            log: log.handle(),
+            segments,
+            worker: WorkerId::from_uuid(clock::new_id()),
+            started_at: clock::now(),
+            bell: Bell::new(),
+            live: Live::default(),
+            endpoints: Endpoints::default(),
+            counters: Counters::default(),
+            disk: Disk::new(&config.data),
+            stop: CancellationToken::new(),
+            config,
+        });
+        recover_live(&ctx).await.context("failed to recover the open chunks")?;
+        let mut endpoints = Vec::new();
+        for engine in &ctx.config.engines {
+            endpoints.push(Endpoint::new(engine, &ctx.config)?);
+        }
+        dispatch::ask_all(&ctx, &mut endpoints).await;
+        let mut node = Self { ctx: ctx.clone(), tasks: JoinSet::new(), log, _lock: lock };
+        let parts = Parts { ctx: ctx.clone(), log: node.log.handle(), commits, endpoints };
+        node.spawn("dispatch", on_own_thread("dispatch", move || dispatch::run(parts)));
+        node.spawn("ingest", ingest::run(ctx.clone()));
+        node.spawn("finalize", finalize::run(ctx.clone()));
+        node.spawn("upkeep", upkeep::run(ctx));
+        Ok(node)
+    }
+
+    pub(crate) fn spawn(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) {
+        self.tasks.spawn(async move { (name, task.await) });
+    }
+
+    /// Waits until all parts have ended after a stop, or the first has died.
+    pub(crate) async fn finish(mut self) -> anyhow::Result<()> {
+        let stop = self.ctx.stop.clone();
+        let mut outcome = Ok(());
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                Some(ended) = self.tasks.join_next() => {
+                    let (name, result) = ended.context("a part of the server panicked")?;
+                    if !stop.is_cancelled() {
+                        let why = result.err().unwrap_or_else(|| anyhow::anyhow!("it ended by itself"));
+                        outcome = Err(why.context(format!("`{name}` died")));
+                        stop.cancel();
+                    }
+                }
+            }
+        }
+        let deadline = tokio::time::Instant::now() + STOP_WITHIN;
+        loop {
+            match tokio::time::timeout_at(deadline, self.tasks.join_next()).await {
+                Ok(Some(Ok((name, Err(error))))) if outcome.is_ok() => {
+                    outcome = Err(error.context(format!("`{name}` failed while stopping")));
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(_) => {
+                    tracing::warn!(
+                        "some parts did not end in time; the next start recovers what they held"
+                    );
+                    break;
+                }
+            }
+        }
+        self.tasks.abort_all();
+        let closed = tokio::task::spawn_blocking(move || self.log.close()).await?;
+        outcome.and(closed.context("failed to close the result log"))
+    }
+}
+
+/// One process owns a data directory.
+fn lock(data: &Path) -> anyhow::Result<File> {
+    std::fs::create_dir_all(data)
+        .with_context(|| format!("failed to create the data directory `{}` (--data)", data.display()))?;
+    let path = data.join("lock");
+    let file =
+        File::options().create(true).truncate(false).write(true).open(&path).with_context(|| {
+            format!("failed to write to the data directory `{}` (--data)", data.display())
+        })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => anyhow::bail!(
+            "another process uses the data directory `{}`; stop it, or choose another one with --data",
+            data.display()
+        ),
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("failed to lock `{}`", path.display()))
+        }
+    }
+}
+
+/// With no engine configured: whatever answers on the usual local ports.
+async fn find_engines() -> anyhow::Result<Vec<EngineConfig>> {
+    let found = discover(&CANDIDATES, DISCOVERY).await;
+    anyhow::ensure!(
+        !found.is_empty(),
+        "no engine is configured and none answers on this machine's usual ports ({}); start Ollama, vLLM, llama.cpp, \
+         SGLang or LM Studio, or name one: [[engine]] in overnight.toml, or --engine http://HOST:PORT/v1",
+        CANDIDATES.iter().map(|candidate| candidate.port.to_string()).collect::<Vec<_>>().join(", ")
+    );
+    let mut engines = Vec::new();
+    for engine in found {
+        tracing::info!(
+            kind = engine.kind,
+            url = engine.url,
+            models = engine.models.join(", "),
+            "found an engine"
+        );
+        engines.push(EngineConfig {
+            name: engine.kind.to_string(),
+            kind: "openai".to_owned(),
+            url: engine.url,
+            window: None,
+            api_key: None,
+            headers: Vec::new(),
+            models: Vec::new(),
+            aliases: Vec::new(),
+        });
+    }
+    Ok(engines)
+}
+
+/// Runs a part on a thread with a runtime of its own, so that nothing else delays it.
+async fn on_own_thread<F>(
+    name: &'static str,
+    part: impl FnOnce() -> F + Send + 'static,
+) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let (ended, outcome) = oneshot::channel();
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let result = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(part()));
+        // Nobody listens only when the process is ending anyway.
+        let _ = ended.send(result);
+    })?;
+    outcome.await.with_context(|| format!("the thread `{name}` panicked"))?
+}

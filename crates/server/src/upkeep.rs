@@ -1,0 +1,66 @@
+//! Upkeep: the periodic duties, one file each. A duty that fails is logged and tried again at its next turn.
+
+mod batches;
+mod files;
+mod heartbeat;
+mod orphans;
+mod uploads;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use overnight_domain::limits::HEARTBEAT_EVERY;
+use overnight_store::StoreError;
+
+use crate::context::Context;
+
+/// Disk and deadlines are looked at every second: both make people wait.
+const OFTEN: Duration = Duration::from_secs(1);
+const SELDOM: Duration = Duration::from_secs(30);
+const RARELY: Duration = Duration::from_secs(3_600);
+/// A duty that takes longer than this is given up until its next turn.
+const DUTY_WITHIN: Duration = Duration::from_secs(120);
+
+pub(crate) async fn run(ctx: Arc<Context>) -> anyhow::Result<()> {
+    note("segments of ended batches", orphans::sweep_segments(&ctx).await)?;
+    let mut often = tokio::time::interval(OFTEN);
+    let mut heartbeat = tokio::time::interval(HEARTBEAT_EVERY);
+    let mut seldom = tokio::time::interval(SELDOM);
+    let mut rarely = tokio::time::interval(RARELY);
+    loop {
+        tokio::select! {
+            () = ctx.stop.cancelled() => return Ok(()),
+            _ = often.tick() => {
+                if ctx.disk.look() {
+                    tracing::warn!(free = ctx.disk.free(), is_full = ctx.disk.is_full(), "room on the disk has changed");
+                    ctx.bell.ring();
+                }
+                note("expiry of batches", within(batches::expire(&ctx)).await)?;
+            }
+            _ = heartbeat.tick() => note("heartbeat", within(heartbeat::beat(&ctx)).await)?,
+            _ = seldom.tick() => {
+                note("dead files", within(files::sweep(&ctx)).await)?;
+                note("old uploads", within(uploads::sweep(&ctx)).await)?;
+            }
+            _ = rarely.tick() => note("orphaned blobs", within(orphans::sweep_blobs(&ctx)).await)?,
+        }
+    }
+}
+
+async fn within(duty: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::time::timeout(DUTY_WITHIN, duty)
+        .await
+        .unwrap_or_else(|_| Err(anyhow::anyhow!("it took too long")))
+}
+
+/// Only a damaged store ends the process.
+fn note(duty: &str, result: anyhow::Result<()>) -> anyhow::Result<()> {
+    match result {
+        Err(error) if matches!(error.downcast_ref(), Some(StoreError::Damaged(_))) => Err(error),
+        Err(error) => {
+            tracing::warn!(duty, error = format!("{error:#}"), "a duty failed; it is tried again");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
