@@ -356,3 +356,6 @@ pub(super) fn escape(text: &str) -> String {
         .map(|byte| if safe(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

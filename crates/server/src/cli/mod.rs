@@ -162,4 +162,6 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 #[cfg(test)]
+mod scripted;
+#[cfg(test)]
 mod tests;

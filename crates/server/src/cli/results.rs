@@ -229,3 +229,99 @@ impl Target {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::super::scripted::{Scripted, json};
+    use super::super::{Command, Overnight};
+    use super::*;
+
+    const ANSWERED: &str = r#"{"id":"batch_req_1","custom_id":"a","response":{"status_code":200,"request_id":"1","body":{}},"error":null}"#;
+    const REFUSED: &str = r#"{"id":"batch_req_2","custom_id":"b","response":{"status_code":400,"request_id":"2","body":{}},"error":null}"#;
+    const EXPIRED: &str = r#"{"id":"batch_req_3","custom_id":"c","response":null,"error":{"code":"batch_expired","message":"late"}}"#;
+
+    fn batch(status: &str) -> String {
+        let text = format!(
+            r#"{{"id":"batch_1","status":"{status}","endpoint":"/v1/embeddings","input_file_id":"file-1","output_file_id":"file-2","error_file_id":"file-3","created_at":1,"request_counts":{{"total":3,"completed":1,"failed":2}}}}"#
+        );
+        json(200, "", &text)
+    }
+
+    fn run(server: &Scripted, arguments: &[&str]) -> anyhow::Result<Ending> {
+        let line = ["overnight", "results", "batch_1", "--server", server.address()];
+        let parsed = Overnight::parse_from(line.iter().chain(arguments));
+        let Command::Results(results) = parsed.command else { panic!("another command") };
+        results.run(&Environment::default())
+    }
+
+    fn path_text(path: &Path) -> &str {
+        path.to_str().unwrap()
+    }
+
+    /// The server dies between two pages, and inside one: no line is lost, and none is written twice.
+    #[test]
+    fn following_writes_each_line_once_across_a_restart() {
+        let page = |lines: &[&str], next: &str, is_final: bool| {
+            let data = lines.join(",");
+            let has_more = !is_final;
+            json(
+                200,
+                "",
+                &format!(
+                    r#"{{"object":"list","data":[{data}],"next":"{next}","has_more":{has_more},"is_final":{is_final}}}"#
+                ),
+            )
+        };
+        let cut = page(&[REFUSED], "c 2", false).replace("\"next\"", "");
+        let server = Scripted::start(vec![
+            batch("in_progress"),
+            page(&[ANSWERED], "c1", false),
+            String::new(),
+            cut,
+            page(&[REFUSED], "c 2", false),
+            page(&[EXPIRED], "c3", true),
+            batch("completed"),
+        ]);
+        let folder = tempfile::tempdir().unwrap();
+        let [out, err] = ["out.jsonl", "err.jsonl"].map(|name| folder.path().join(name));
+        let ending =
+            run(&server, &["--follow", "-o", path_text(&out), "--errors", path_text(&err)]).unwrap();
+        assert_eq!(ending, Ending::WithFailed);
+        assert_eq!(std::fs::read_to_string(out).unwrap(), format!("{ANSWERED}\n"));
+        assert_eq!(std::fs::read_to_string(err).unwrap(), format!("{REFUSED}\n{EXPIRED}\n"));
+        let asked: Vec<String> = server
+            .requests()
+            .iter()
+            .map(|request| request.split(' ').nth(1).unwrap_or_default().to_owned())
+            .collect();
+        let results = |after: &str| format!("/v1/batches/batch_1/results{after}");
+        assert_eq!(
+            asked[1..6],
+            ["", "?after=c1", "?after=c1", "?after=c1", "?after=c%202"].map(results)
+        );
+    }
+
+    #[test]
+    fn both_files_are_whole_before_they_have_their_names() {
+        let server = Scripted::start(vec![
+            batch("completed"),
+            json(200, "", &format!("{ANSWERED}\n")),
+            json(200, "", &format!("{REFUSED}\n{EXPIRED}\n")),
+        ]);
+        let folder = tempfile::tempdir().unwrap();
+        let [out, err] = ["out.jsonl", "err.jsonl"].map(|name| folder.path().join(name));
+        run(&server, &["-o", path_text(&out), "--errors", path_text(&err)]).unwrap();
+        assert_eq!(std::fs::read_to_string(out).unwrap(), format!("{ANSWERED}\n"));
+        assert_eq!(std::fs::read_to_string(err).unwrap(), format!("{REFUSED}\n{EXPIRED}\n"));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "nothing partial is left");
+    }
+
+    #[test]
+    fn what_is_not_over_is_said_with_its_counts() {
+        let server = Scripted::start(vec![batch("in_progress")]);
+        let error = run(&server, &[]).unwrap_err().to_string();
+        assert!(error.contains("in_progress: 3 of 3 done; --follow"), "{error}");
+    }
+}
