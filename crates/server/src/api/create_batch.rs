@@ -65,7 +65,7 @@ async fn create_from_file(ctx: &Context, caller: &Caller, request: Request) -> R
     if file.purpose != Purpose::Batch {
         return Err(error::wrong_input_purpose(id, file.purpose.as_str()));
     }
-    Ok(admit(ctx, Creation { new, file: &file, parent: None, key: Some(key) }).await?.0)
+    admit(ctx, Creation { new, file: &file, parent: None, key }).await
 }
 
 async fn create_with_file(ctx: &Context, caller: &Caller, request: Request) -> Result<Batch> {
@@ -98,13 +98,18 @@ async fn create_with_file(ctx: &Context, caller: &Caller, request: Request) -> R
         large: settings.large,
         now: clock::now(),
     });
+    admit_with(ctx, Creation { new, file: &file, parent: None, key }).await
+}
+
+/// Creates the file and its batch; without the batch there is no file either.
+pub(super) async fn admit_with(ctx: &Context, creation: Creation<'_>) -> Result<Batch> {
+    let file = creation.file;
     ctx.store.create_file(file.clone()).await?;
-    let admitted = admit(ctx, Creation { new, file: &file, parent: None, key: Some(key) }).await;
-    let is_used = matches!(&admitted, Ok((batch, _)) if batch.input_file == file.id);
-    if !is_used {
-        ctx.store.delete_file(&caller.tenant, &file.id, clock::now()).await?;
+    let admitted = admit(ctx, creation).await;
+    if !matches!(&admitted, Ok(batch) if batch.input_file == file.id) {
+        ctx.store.delete_file(&file.tenant, &file.id, clock::now()).await?;
     }
-    Ok(admitted?.0)
+    admitted
 }
 
 /// Everything that a creation needs.
@@ -112,14 +117,11 @@ pub(super) struct Creation<'a> {
     pub(super) new: NewBatch,
     pub(super) file: &'a File,
     pub(super) parent: Option<BatchId>,
-    pub(super) key: Option<CreationKey>,
+    pub(super) key: CreationKey,
 }
 
-/// Whether the batch was made by this call.
-pub(super) type IsNew = bool;
-
 /// Creates the batch if the limits admit it.
-pub(super) async fn admit(ctx: &Context, creation: Creation<'_>) -> Result<(Batch, IsNew)> {
+async fn admit(ctx: &Context, creation: Creation<'_>) -> Result<Batch> {
     let Creation { new, file, parent, key } = creation;
     let limits = &ctx.config.limits;
     if !new.options.large && file.lines > limits.requests_per_batch {
@@ -155,9 +157,9 @@ pub(super) async fn admit(ctx: &Context, creation: Creation<'_>) -> Result<(Batc
         expected_requests: file.lines,
         disk_free: ctx.disk.promisable().min(i64::MAX as u64),
     };
-    let refusal = match ctx.store.create_batch(batch.clone(), admission, key).await {
-        Ok(Created::New) => return Ok((batch, true)),
-        Ok(Created::Existing(earlier)) => return Ok((*earlier, false)),
+    let refusal = match ctx.store.create_batch(batch.clone(), admission, Some(key)).await {
+        Ok(Created::New) => return Ok(batch),
+        Ok(Created::Existing(earlier)) => return Ok(*earlier),
         Ok(Created::Refused(refusal)) => refusal,
         Err(StoreError::Unknown(reason)) => return read_again(ctx, &batch, reason).await,
         Err(error) => return Err(error.into()),
@@ -174,9 +176,9 @@ pub(super) async fn admit(ctx: &Context, creation: Creation<'_>) -> Result<(Batc
 }
 
 /// The store did not say whether it happened: what it holds now does.
-async fn read_again(ctx: &Context, batch: &Batch, reason: String) -> Result<(Batch, IsNew)> {
+async fn read_again(ctx: &Context, batch: &Batch, reason: String) -> Result<Batch> {
     match ctx.store.batch(&batch.tenant, &batch.id).await? {
-        Some(row) => Ok((row.batch, true)),
+        Some(row) => Ok(row.batch),
         None => Err(ApiError::from(StoreError::Unavailable(reason))),
     }
 }
@@ -195,7 +197,7 @@ const fn reserved_len(lines: u64, len: u64) -> u64 {
 
 /// The name of a creation: the caller's own, or what it says. A body alone names one only when the SDK says that it is
 /// trying again; two equal batches may be meant.
-fn creation_key(headers: &HeaderMap, caller: &Caller, body: &[&[u8]]) -> Result<CreationKey> {
+pub(super) fn creation_key(headers: &HeaderMap, caller: &Caller, body: &[&[u8]]) -> Result<CreationKey> {
     let not_before = clock::now().millis().saturating_sub(CREATION_KEY_TTL.as_millis() as u64);
     let not_before = UnixTime::from_millis(not_before);
     if let Some(value) = headers.get(IDEMPOTENCY_KEY) {

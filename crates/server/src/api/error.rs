@@ -398,6 +398,25 @@ pub(crate) fn nothing_to_retry() -> ApiError {
     ApiError::bad("no failed request of the batch is meant by this call").code("nothing_to_retry")
 }
 
+pub(crate) fn no_such_failed_request(custom_id: &str) -> ApiError {
+    let custom_id = shown(custom_id);
+    ApiError::bad(format!("`{custom_id}` is no failed request of the batch, or failed otherwise"))
+        .code("invalid_value")
+        .param("custom_ids")
+}
+
+pub(crate) fn too_many_to_merge(max: usize) -> ApiError {
+    ApiError::bad(format!(
+        "the batch was sent again too often: {max} batches can be merged, the first included"
+    ))
+    .code("too_many_retries")
+}
+
+pub(crate) fn results_gone() -> ApiError {
+    ApiError::not_found("the result files of the batch were deleted or have expired")
+        .code("results_gone")
+}
+
 // Models.
 
 pub(crate) fn no_such_model(name: &str) -> ApiError {

@@ -15,6 +15,7 @@ mod files;
 mod guard;
 #[cfg(test)]
 mod harness;
+mod health;
 mod inspect;
 mod json;
 mod lists;
@@ -22,6 +23,8 @@ mod models;
 mod multipart;
 mod receive;
 mod request_id;
+mod results;
+mod retry;
 mod serve;
 mod spans;
 mod uploads;
@@ -39,17 +42,19 @@ use crate::context::Context;
 
 pub(crate) use serve::serve;
 
-/// All routes behind all layers: a call gets its id, is refused while the server stops, must be meant for us, and must
-/// be somebody's.
+/// All routes behind all layers: a call gets its id, must be meant for us, is refused while the server stops, and must
+/// be somebody's. What only asks whether the server is there needs neither a key nor a server that goes on.
 pub(crate) fn router(ctx: Arc<Context>) -> Router {
     let behind_auth = routes()
         .router
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::from_fn_with_state(Arc::clone(&ctx), auth::layer));
+        .layer(middleware::from_fn_with_state(Arc::clone(&ctx), auth::layer))
+        .layer(middleware::from_fn_with_state(Arc::clone(&ctx), refuse_while_stopping));
+    let open = open_routes().router.method_not_allowed_fallback(wrong_method);
     behind_auth
+        .merge(open)
         .layer(middleware::from_fn_with_state(Arc::clone(&ctx), guard::layer))
-        .layer(middleware::from_fn_with_state(Arc::clone(&ctx), refuse_while_stopping))
         .layer(middleware::from_fn(request_id::layer))
         .with_state(ctx)
 }
@@ -89,8 +94,24 @@ fn routes() -> Routes {
         .add(Method::POST, "/v1/batches/{id}/cancel", post(batches::cancel))
         .add(Method::POST, "/v1/batches/{id}/pause", post(batches::pause))
         .add(Method::POST, "/v1/batches/{id}/resume", post(batches::resume))
+        .add(Method::POST, "/v1/batches/{id}/retry", post(retry::retry))
+        .add(Method::GET, "/v1/batches/{id}/merged", get(retry::merged))
+        .add(Method::GET, "/v1/batches/{id}/results", get(results::results))
+        .add(Method::GET, "/v1/batches/{id}/failed", get(results::failed))
         .add(Method::GET, "/v1/models", get(models::list))
         .add(Method::GET, "/v1/models/{*id}", get(models::retrieve))
+        .add(Method::GET, "/health", get(health::health))
+        .add(Method::GET, "/health/worker", get(health::worker_health))
+        .add(Method::GET, "/metrics", get(health::metrics))
+}
+
+/// Routes that need no key.
+fn open_routes() -> Routes {
+    Routes::default().add(Method::GET, "/health/live", get(health::live)).add(
+        Method::GET,
+        "/health/ready",
+        get(health::ready),
+    )
 }
 
 async fn refuse_while_stopping(
