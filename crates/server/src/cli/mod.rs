@@ -162,6 +162,4 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 #[cfg(test)]
-mod scripted;
-#[cfg(test)]
 mod tests;

@@ -234,7 +234,7 @@ impl Target {
 mod tests {
     use clap::Parser as _;
 
-    use super::super::scripted::{Scripted, json};
+    use super::super::tests::scripted::{Scripted, json};
     use super::super::{Command, Overnight};
     use super::*;
 

@@ -1,3 +1,5 @@
+pub(super) mod scripted;
+
 use clap::CommandFactory as _;
 
 use super::view::BatchView;

@@ -3,7 +3,7 @@ use std::io::Read as _;
 use serde_json::Value;
 
 use super::super::download::Download;
-use super::super::scripted::{Scripted, json};
+use super::super::tests::scripted::{Scripted, json};
 use super::*;
 
 fn header<'a>(request: &'a str, name: &str) -> Option<&'a str> {

@@ -4,17 +4,17 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::thread::JoinHandle;
 
-use super::client::Client;
-use super::screen::Screen;
+use crate::cli::client::Client;
+use crate::cli::screen::Screen;
 use crate::config::Secret;
 
-pub(super) struct Scripted {
+pub(in crate::cli) struct Scripted {
     address: String,
     thread: JoinHandle<Vec<String>>,
 }
 
 /// An answer with a JSON body.
-pub(super) fn json(status: u16, headers: &str, body: &str) -> String {
+pub(in crate::cli) fn json(status: u16, headers: &str, body: &str) -> String {
     format!(
         "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n{headers}\r\n{body}",
         body.len()
@@ -23,7 +23,7 @@ pub(super) fn json(status: u16, headers: &str, body: &str) -> String {
 
 impl Scripted {
     /// Answers so many requests, and no more.
-    pub(super) fn start(answers: Vec<String>) -> Self {
+    pub(in crate::cli) fn start(answers: Vec<String>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let serve = move || {
@@ -32,16 +32,16 @@ impl Scripted {
         Self { address, thread: std::thread::spawn(serve) }
     }
 
-    pub(super) fn client(&self) -> Client {
+    pub(in crate::cli) fn client(&self) -> Client {
         Client::new(&self.address, Some(Secret::new("sk-1")), Screen::new(true)).unwrap()
     }
 
-    pub(super) fn address(&self) -> &str {
+    pub(in crate::cli) fn address(&self) -> &str {
         &self.address
     }
 
     /// What was asked: head and body of each request.
-    pub(super) fn requests(self) -> Vec<String> {
+    pub(in crate::cli) fn requests(self) -> Vec<String> {
         self.thread.join().unwrap()
     }
 }
