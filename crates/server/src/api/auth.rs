@@ -103,8 +103,9 @@ mod tests {
     use crate::api::harness::Harness;
     use crate::config::{KeyConfig, Secret};
 
-    fn ends(peer: &str) -> Option<Ends> {
-        Some(Ends { peer: peer.parse().unwrap(), local: "127.0.0.1:8642".parse().unwrap() })
+    fn from(harness: &Harness, peer: &str, headers: &HeaderMap) -> Result<Caller, ApiError> {
+        let ends = Ends { peer: peer.parse().unwrap(), local: "127.0.0.1:8642".parse().unwrap() };
+        identify(&harness.ctx, Some(ends), headers)
     }
 
     fn headers(name: &'static str, value: &str) -> HeaderMap {
@@ -126,13 +127,13 @@ mod tests {
     fn without_keys_loopback_is_the_owner_and_nobody_else_is() {
         let harness = Harness::new();
         let dummy = headers("authorization", "Bearer EMPTY");
-        let owner = identify(&harness.ctx, ends("127.0.0.1:9"), &dummy).unwrap();
+        let owner = from(&harness, "127.0.0.1:9", &dummy).unwrap();
         assert!(owner.is_admin);
         assert_eq!(owner.tenant, TenantId::default());
-        assert!(identify(&harness.ctx, ends("192.168.1.9:9"), &dummy).is_err());
-        assert!(identify(&harness.ctx, ends("[::ffff:127.0.0.1]:9"), &dummy).unwrap().is_admin);
+        assert!(from(&harness, "192.168.1.9:9", &dummy).is_err());
+        assert!(from(&harness, "[::ffff:127.0.0.1]:9", &dummy).unwrap().is_admin);
         let open = Harness::with(|config| config.server.insecure = true);
-        assert!(!identify(&open.ctx, ends("192.168.1.9:9"), &dummy).unwrap().is_admin);
+        assert!(!from(&open, "192.168.1.9:9", &dummy).unwrap().is_admin);
     }
 
     #[test]
@@ -141,18 +142,18 @@ mod tests {
         for (name, value) in
             [("authorization", "Bearer sk-0123456789abcdef"), ("api-key", "sk-0123456789abcdef")]
         {
-            let caller = identify(&harness.ctx, ends("127.0.0.1:9"), &headers(name, value)).unwrap();
+            let caller = from(&harness, "127.0.0.1:9", &headers(name, value)).unwrap();
             assert_eq!(caller.tenant.as_str(), "blue");
             assert!(!caller.is_admin);
         }
-        let none = identify(&harness.ctx, ends("127.0.0.1:9"), &HeaderMap::new());
+        let none = from(&harness, "127.0.0.1:9", &HeaderMap::new());
         assert_eq!(none.unwrap_err().into_response().status(), 401);
     }
 
     #[test]
     fn a_wrong_key_is_not_shown_in_full() {
         let wrong = headers("authorization", "Bearer sk-wrong-and-secret-9876");
-        let refusal = identify(&with_key().ctx, ends("127.0.0.1:9"), &wrong).unwrap_err();
+        let refusal = from(&with_key(), "127.0.0.1:9", &wrong).unwrap_err();
         assert!(refusal.message().contains("sk-***9876"), "{}", refusal.message());
         assert!(!refusal.message().contains("secret"));
         assert_eq!(mask("short"), "***");

@@ -108,7 +108,7 @@ impl BatchView {
         Self {
             object: "batch",
             endpoint: batch.route.path(),
-            errors: (!batch.errors.is_empty()).then(|| Errors { object: "list", data: batch.errors }),
+            errors: (!batch.errors.is_empty()).then_some(Errors { object: "list", data: batch.errors }),
             status: batch.state.status(),
             created_at: moments.created_at.seconds(),
             in_progress_at: seconds(moments.in_progress_at),

@@ -16,7 +16,7 @@ use crate::api::auth::Caller;
 use crate::api::batch_request;
 use crate::api::batch_view::BatchView;
 use crate::api::error::{self, ApiError, Result};
-use crate::api::files::Deleted;
+use crate::api::files::Deletion;
 use crate::api::json::{self, Members};
 use crate::api::lists::{List, Query};
 use crate::api::spans;
@@ -108,12 +108,12 @@ pub(super) async fn delete(
     State(ctx): State<Arc<Context>>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
-) -> Result<Json<Deleted>> {
+) -> Result<Json<Deletion>> {
     let batch = parse_id(&id)?;
     match ctx.store.delete_batch(&caller.tenant, &batch, clock::now()).await? {
         Moved::To(_) => {
             ctx.bell.ring();
-            Ok(Json(Deleted::new(id, "batch")))
+            Ok(Json(Deletion::new(id, "batch")))
         }
         Moved::Illegal(batch) => Err(conflict(&batch, "delete")),
         Moved::NotFound => Err(error::no_such_batch(&id)),

@@ -90,7 +90,7 @@ async fn create_with_file(ctx: &Context, caller: &Caller, request: Request) -> R
             return Err(refusal);
         }
     };
-    let file = draft.into_file(FilePlan {
+    let file = draft.into_file(&FilePlan {
         ctx,
         caller,
         purpose: Purpose::Batch,

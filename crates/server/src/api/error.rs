@@ -70,6 +70,7 @@ impl ApiError {
         self
     }
 
+    #[cfg(test)]
     pub(crate) fn message(&self) -> &str {
         &self.message
     }

@@ -60,13 +60,13 @@ impl From<File> for FileView {
 
 /// What a deletion answers.
 #[derive(Debug, Serialize)]
-pub(super) struct Deleted {
+pub(super) struct Deletion {
     id: String,
     object: &'static str,
     deleted: bool,
 }
 
-impl Deleted {
+impl Deletion {
     pub(super) fn new(id: String, object: &'static str) -> Self {
         Self { id, object, deleted: true }
     }
@@ -93,7 +93,7 @@ pub(super) async fn upload(
             return Err(refusal);
         }
     };
-    let file = draft.into_file(FilePlan {
+    let file = draft.into_file(&FilePlan {
         ctx: &ctx,
         caller: &caller,
         purpose,
@@ -150,13 +150,13 @@ pub(super) async fn delete(
     State(ctx): State<Arc<Context>>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
-) -> Result<Json<Deleted>> {
+) -> Result<Json<Deletion>> {
     let file = FileId::parse(&id).map_err(|_| error::no_such_file(&id))?;
     if !ctx.store.delete_file(&caller.tenant, &file, clock::now()).await? {
         return Err(error::no_such_file(&id));
     }
     ctx.bell.ring();
-    Ok(Json(Deleted::new(id, "file")))
+    Ok(Json(Deletion::new(id, "file")))
 }
 
 /// The caller's file of this name.

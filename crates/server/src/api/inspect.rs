@@ -150,7 +150,7 @@ mod tests {
             let mut inspector = Inspector::default();
             inspector.push(&[first]);
             for _ in 0..64 {
-                inspector.push(&[b' '; 65_536]);
+                inspector.push(&vec![b' '; 65_536]);
             }
             assert!(inspector.first_line.capacity() <= 2 * FIRST_LINE_LEN_MAX);
             assert_eq!(inspector.finish().beginning == Beginning::Json, is_json);

@@ -120,7 +120,7 @@ impl Draft {
         check_content(purpose, &self.inspected)
     }
 
-    pub(super) fn into_file(self, plan: FilePlan<'_>) -> File {
+    pub(super) fn into_file(self, plan: &FilePlan<'_>) -> File {
         let life = plan.life.or(plan.ctx.config.retention.files);
         File {
             id: self.id,

@@ -53,7 +53,7 @@ pub(super) async fn retry(
     };
     check_ended(&parent, "retry")?;
     let draft = draft(&ctx, &parent, selection).await?;
-    let file = draft.into_file(FilePlan {
+    let file = draft.into_file(&FilePlan {
         ctx: &ctx,
         caller: &caller,
         purpose: Purpose::Batch,
@@ -126,3 +126,6 @@ async fn draft(ctx: &Context, parent: &Batch, selection: Selection) -> Result<Dr
         inspected: Inspected { lines: collected.lines, beginning: Beginning::Json },
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -112,14 +112,17 @@ async fn connection(calls: Calls, permit: OwnedSemaphorePermit, stream: TcpStrea
     let ends = Ends { peer, local };
     let stop = calls.stop.clone();
     let service = service_fn(move |call: http::Request<Incoming>| answer(calls.clone(), ends, call));
+    // A connection that was made after the stop is for one call, to be told so; an older one is closed when it is idle.
+    let is_late = stop.is_cancelled();
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
+        .header_read_timeout(if is_late { REFUSE_FOR } else { HEAD_WITHIN })
+        .keep_alive(!is_late)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(served);
     let ended = tokio::select! {
         ended = &mut served => ended,
-        () = stop.cancelled() => {
+        () = stop.cancelled(), if !is_late => {
             served.as_mut().graceful_shutdown();
             served.await
         }
@@ -138,3 +141,6 @@ async fn answer(
     request.extensions_mut().insert(ends);
     calls.app.oneshot(request).await
 }
+
+#[cfg(test)]
+mod tests;

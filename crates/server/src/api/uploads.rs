@@ -159,7 +159,7 @@ pub(super) async fn complete(
     }
     check_pending(&upload, clock::now())?;
     receive::accepts_files(&ctx)?;
-    let parts = choose(&wanted, ctx.store.parts(&caller.tenant, &upload.id).await?)?;
+    let parts = choose(&wanted, &ctx.store.parts(&caller.tenant, &upload.id).await?)?;
     let sum = parts.iter().map(|part| part.len).sum();
     if sum != upload.len {
         return Err(error::wrong_sum(sum, upload.len));
@@ -169,7 +169,7 @@ pub(super) async fn complete(
         receive::discard(&ctx, Some(&draft)).await;
         return Err(refusal);
     }
-    let file = draft.clone().into_file(FilePlan {
+    let file = draft.clone().into_file(&FilePlan {
         ctx: &ctx,
         caller: &caller,
         purpose: upload.purpose,
@@ -297,7 +297,7 @@ fn part_ids(body: Members<'_>) -> Result<Vec<PartId>> {
 }
 
 /// The listed parts in the order of the list.
-fn choose(wanted: &[PartId], parts: Vec<Part>) -> Result<Vec<Part>> {
+fn choose(wanted: &[PartId], parts: &[Part]) -> Result<Vec<Part>> {
     let mut seen = HashSet::new();
     wanted
         .iter()
@@ -343,7 +343,7 @@ async fn copy(
             writer.push(&piece).await.map_err(|error| receive::blob_failed(ctx, error))?;
         }
     }
-    let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let found = format!("{:032x}", u128::from_be_bytes(hash.finalize().into()));
     match md5 {
         Some(wanted) if !wanted.eq_ignore_ascii_case(&found) => Err(error::wrong_md5(&found)),
         _ => Ok(()),

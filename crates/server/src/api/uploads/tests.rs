@@ -44,8 +44,8 @@ async fn parts_become_a_file_in_the_order_of_the_list() {
     let second = second["id"].as_str().unwrap().to_owned();
     // Sent again because its answer was lost, and not listed.
     part(&harness, &upload, &content.as_bytes()[16..]).await;
-    let md5: String =
-        <md5::Md5 as md5::Digest>::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
+    // As `md5sum` says.
+    let md5 = "6742c0eb1f51acc880af8cfda6aa422a";
     let list = json!({"part_ids": [first, second, third], "md5": md5});
     let done = harness.post(&format!("{path}/complete"), &list).await.ok();
     assert_eq!(done["status"], "completed");
