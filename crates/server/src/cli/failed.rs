@@ -35,7 +35,6 @@ pub(super) struct Failed {
 struct FailedPage {
     data: Vec<Box<RawValue>>,
     next: Option<String>,
-    #[serde(default)]
     has_more: bool,
 }
 
@@ -69,10 +68,9 @@ impl Failed {
                 }
             }
             let is_enough = !screen.is_json && count > SHOWN_MAX;
-            match page.next.filter(|_| !page.data.is_empty() && !is_enough) {
-                Some(next) if page.has_more || page.data.len() == PAGE => {
-                    after = format!("&after={}", escape(&next));
-                }
+            // A page may be empty where everything on it failed for another reason.
+            match page.next.map(|next| format!("&after={}", escape(&next))) {
+                Some(next) if page.has_more && !is_enough && next != after => after = next,
                 _ => break,
             }
         }
@@ -83,7 +81,7 @@ impl Failed {
             screen.note("no failed request");
             return Ok(Ending::Answered);
         }
-        screen.print_table(&["CUSTOM ID", "LINE", "TYPE", "STATUS", "ATTEMPTS", "MESSAGE"], &lines)?;
+        screen.print_table(&["CUSTOM ID", "LINE", "TYPE", "STATUS", "RETRIES", "MESSAGE"], &lines)?;
         if count > lines.len() {
             screen.note(&format!("the first {SHOWN_MAX} are shown; --json lists all"));
         }
