@@ -18,6 +18,7 @@ mod ingest;
 mod lines;
 mod live;
 mod metrics;
+mod one_batch;
 mod results;
 mod retry;
 mod run;

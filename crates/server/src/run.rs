@@ -58,6 +58,11 @@ pub(crate) async fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()
     signal().await?;
     tracing::info!("stopping; a second signal ends at once");
     stop.cancel();
+    exit_on_signal().await
+}
+
+/// Ends the process at the next signal. Returns only when signals cannot be had.
+pub(crate) async fn exit_on_signal() -> anyhow::Result<()> {
     signal().await?;
     #[expect(
         clippy::disallowed_methods,

@@ -1,6 +1,6 @@
 //! `overnight config`, and the flags of all commands that read the configuration.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::Args;
@@ -80,6 +80,25 @@ impl Config {
 }
 
 impl ConfigOptions {
+    /// For a run: its state lies in `folder`, whatever the configuration says for a server. Also what `--log` asks for.
+    pub(super) fn load_for_run(
+        mut self,
+        environment: &Environment,
+        folder: &Path,
+    ) -> anyhow::Result<(config::Config, Option<String>)> {
+        if self.data.is_some() || self.listen.is_some() || self.insecure {
+            bail!(
+                "--data, --listen and --insecure are for `serve`: a run keeps its state beside its output"
+            );
+        }
+        let log = self.log.take();
+        let (mut config, _) = self.load(environment)?;
+        config.data = folder.to_owned();
+        config.database = folder.join("overnight.db");
+        config.blobs = folder.join("blobs");
+        Ok((config, log))
+    }
+
     pub(super) fn load(self, environment: &Environment) -> anyhow::Result<(config::Config, Origins)> {
         let mut flags = Vec::new();
         for text in &self.set {

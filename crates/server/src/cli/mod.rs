@@ -16,6 +16,7 @@ mod pause;
 mod results;
 mod resume;
 mod retry;
+mod run;
 mod screen;
 mod serve;
 mod split;
@@ -71,6 +72,7 @@ struct Overnight {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Run),
     Serve(serve::Serve),
     Submit(submit::Submit),
     List(list::List),
@@ -89,6 +91,7 @@ enum Command {
 
 fn run(command: Command, environment: &Environment) -> anyhow::Result<Ending> {
     match command {
+        Command::Run(run) => run.run(environment),
         Command::Serve(serve) => serve.run(environment),
         Command::Submit(submit) => submit.run(environment),
         Command::List(list) => list.run(environment),
@@ -141,6 +144,8 @@ enum Ending {
     WithFailed,
     /// The batch could not run, or the proof did not succeed. It was said why.
     Failure,
+    /// A signal ended it; running it again goes on.
+    Interrupted,
 }
 
 impl Ending {
@@ -149,6 +154,7 @@ impl Ending {
             Self::Answered => 0,
             Self::WithFailed => 3,
             Self::Failure => 1,
+            Self::Interrupted => 130,
         }
     }
 }

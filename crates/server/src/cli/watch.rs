@@ -144,10 +144,10 @@ fn say_end(client: &Client, batch: &BatchView) -> std::io::Result<()> {
 
 /// The rate at which results became durable lately.
 #[derive(Debug, Default)]
-struct Pace(VecDeque<(Instant, u64)>);
+pub(super) struct Pace(VecDeque<(Instant, u64)>);
 
 impl Pace {
-    fn observe(&mut self, now: Instant, done: u64) -> Option<f64> {
+    pub(super) fn observe(&mut self, now: Instant, done: u64) -> Option<f64> {
         self.0.push_back((now, done));
         while self.0.len() > 2 && self.0.front().is_some_and(|(at, _)| now - *at > RATE_OVER) {
             self.0.pop_front();
