@@ -21,6 +21,7 @@ mod json;
 mod lists;
 mod models;
 mod multipart;
+mod openapi;
 mod receive;
 mod request_id;
 mod results;
@@ -107,11 +108,10 @@ fn routes() -> Routes {
 
 /// Routes that need no key.
 fn open_routes() -> Routes {
-    Routes::default().add(Method::GET, "/health/live", get(health::live)).add(
-        Method::GET,
-        "/health/ready",
-        get(health::ready),
-    )
+    Routes::default()
+        .add(Method::GET, "/health/live", get(health::live))
+        .add(Method::GET, "/health/ready", get(health::ready))
+        .add(Method::GET, "/openapi.json", get(openapi::openapi))
 }
 
 async fn refuse_while_stopping(
