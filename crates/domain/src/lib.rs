@@ -12,6 +12,7 @@ pub mod ids;
 pub mod limits;
 pub mod patience;
 pub mod plan;
+pub mod progress;
 pub mod request;
 pub mod result;
 pub mod route;

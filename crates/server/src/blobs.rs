@@ -21,6 +21,8 @@ use overnight_domain::file::Sha256;
 use overnight_domain::ids::BlobKey;
 use sha2::Digest as _;
 
+use crate::blocking::blocking;
+
 /// A part of a multipart write: S3 wants at least 5 MiB, and two of them are the memory of one upload.
 const WRITE_PART_LEN: usize = 8 << 20;
 /// A piece of a streamed read: large enough that a trip to a blocking thread is cheap.
@@ -227,13 +229,12 @@ fn stream_file(
             return Ok(None);
         }
         let source = file.clone();
-        let read = tokio::task::spawn_blocking(move || {
+        let read = blocking(move || {
             let mut piece = vec![0; len as usize];
             source.read_exact_at(&mut piece, range.start).map(|()| piece)
         });
         let piece = read
             .await
-            .map_err(|error| BlobError::Failed(error.to_string()))?
             .map_err(|error| BlobError::Failed(format!("failed to read blob `{key}`: {error}")))?;
         Ok(Some((Bytes::from(piece), (range.start + len..range.end, file, key))))
     })

@@ -16,6 +16,7 @@ use crate::counters::Counters;
 use crate::disk::Disk;
 use crate::endpoints::Endpoints;
 use crate::live::Live;
+use crate::pace::Paces;
 
 pub(crate) struct Context {
     pub(crate) config: Config,
@@ -30,6 +31,7 @@ pub(crate) struct Context {
     pub(crate) live: Live,
     pub(crate) endpoints: Endpoints,
     pub(crate) counters: Counters,
+    pub(crate) paces: Paces,
     pub(crate) disk: Disk,
     /// Cancelled by the first signal: nothing new is accepted or dispatched.
     pub(crate) stop: CancellationToken,

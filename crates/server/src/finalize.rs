@@ -7,7 +7,6 @@ mod merge;
 
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use overnight_domain::batch::Batch;
 use overnight_domain::file::{File, Purpose};
 use overnight_domain::ids::{BlobKey, FileId};
@@ -16,6 +15,7 @@ use overnight_store::{Closing, Moved, StoreError};
 use tokio::runtime::Handle;
 
 use crate::blobs::{BlobError, Written};
+use crate::blocking::blocking;
 use crate::clock;
 use crate::context::Context;
 use crate::results::manifest::{self, Manifest};
@@ -98,7 +98,7 @@ async fn close(ctx: &Arc<Context>, batch: Batch) -> anyhow::Result<()> {
     );
     ctx.live.forget(&closed.id);
     let (log, id) = (ctx.log.clone(), closed.id.clone());
-    tokio::task::spawn_blocking(move || log.remove_series(&id)).await??;
+    blocking(move || log.remove_series(&id)).await?;
     if let Some(plan) = &closed.plan_blob {
         ctx.blobs.delete(plan).await?;
     }
@@ -127,7 +127,7 @@ async fn merge(ctx: &Arc<Context>, batch: &Batch) -> anyhow::Result<Merged> {
         }
         Ok(merged)
     };
-    tokio::task::spawn_blocking(work).await.context("finalizing panicked")?
+    blocking(work).await
 }
 
 fn files(batch: &Batch, merged: &Merged, ctx: &Context) -> (Option<File>, Option<File>) {

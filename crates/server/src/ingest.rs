@@ -17,6 +17,7 @@ use overnight_store::{Moved, Planned, StoreError};
 use tokio::runtime::Handle;
 
 use crate::blobs::{BlobError, BlobWriter};
+use crate::blocking::blocking;
 use crate::clock;
 use crate::context::Context;
 use crate::disk;
@@ -119,10 +120,7 @@ async fn ingest(ctx: &Arc<Context>, batch: Batch) -> Result<(), IngestError> {
     let started = std::time::Instant::now();
     let (work, handle) = (ctx.clone(), Handle::current());
     // Parsing and sorting would hold up the API on a runtime thread.
-    let outcome = tokio::task::spawn_blocking(move || validate_and_plan(&work, &batch, &handle))
-        .await
-        .context("validation panicked")
-        .map_err(IngestError::Failed)??;
+    let outcome = blocking(move || validate_and_plan(&work, &batch, &handle)).await?;
     let now = clock::now();
     let moved = match outcome {
         Ok(planned) => {

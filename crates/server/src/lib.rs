@@ -5,6 +5,7 @@
 mod api;
 mod bell;
 mod blobs;
+mod blocking;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -19,6 +20,7 @@ mod lines;
 mod live;
 mod metrics;
 mod one_batch;
+mod pace;
 mod results;
 mod retry;
 mod run;

@@ -3,7 +3,7 @@
 //! The same ingest, dispatch and finalize as a server's, over a state folder of its own beside the output. What was
 //! begun is in the store of that folder, so that running it again goes on where it was.
 
-use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ use overnight_store::{Admission, BatchQuery, Created};
 use sha2::Digest as _;
 use tokio_util::sync::CancellationToken;
 
+use crate::blocking::blocking;
 use crate::context::Context;
 use crate::results::index::{FAILED_LEN, FailedEntry, HEADER_LEN, IndexHeader};
 use crate::results::manifest::{self, Manifest};
@@ -114,7 +115,7 @@ impl OneBatch {
             .context("failed to read the manifest in the state folder")?;
         let mut manifest: Manifest = serde_json::from_slice(&manifest)?;
         let targets = targets.clone();
-        let record = tokio::task::spawn_blocking(move || -> anyhow::Result<RunRecord> {
+        blocking(move || -> anyhow::Result<RunRecord> {
             if let Some(errors) = &targets.errors {
                 files.copy(files.output.as_deref(), &targets.output)?;
                 files.copy(files.error.as_deref(), errors)?;
@@ -129,8 +130,8 @@ impl OneBatch {
                 errors: targets.errors.as_deref().map(absolute).transpose()?,
                 manifest,
             })
-        });
-        record.await.context("writing the output panicked")?
+        })
+        .await
     }
 }
 

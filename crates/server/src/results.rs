@@ -21,6 +21,7 @@ use overnight_domain::time::UnixTime;
 use overnight_segment::{SeriesReader, StoredFrame};
 
 use crate::blobs::BlobError;
+use crate::blocking::blocking;
 use crate::context::Context;
 use index::{FAILED_LEN, FailedEntry, HEADER_LEN, IndexHeader, LINE_LEN, LinePlace};
 
@@ -241,7 +242,7 @@ async fn running_page(
         let has_more = next.sequence <= durable && !lines.is_empty();
         Ok(ResultsPage { lines, next: next.show(), has_more, is_final: false })
     };
-    Ok(tokio::task::spawn_blocking(read).await.context("reading results panicked")??)
+    Ok(blocking(read).await?)
 }
 
 /// Whether the frame with the cursor's number really lies where the hint says.
@@ -375,7 +376,7 @@ async fn running_failed(
         }
         Ok(FailedPage { requests, next })
     };
-    Ok(tokio::task::spawn_blocking(read).await.context("reading results panicked")??)
+    Ok(blocking(read).await?)
 }
 
 /// The custom id and the message of an error line.

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bell::Bell;
 use crate::blobs::Blobs;
+use crate::blocking::blocking;
 use crate::config::{Config, EngineConfig};
 use crate::context::Context;
 use crate::counters::Counters;
@@ -28,6 +29,7 @@ use crate::disk::Disk;
 use crate::dispatch::{self, CommitInbox, Endpoint, Parts, recover_live};
 use crate::endpoints::Endpoints;
 use crate::live::Live;
+use crate::pace::Paces;
 use crate::{api, clock, finalize, ingest, upkeep};
 
 /// How long the usual ports are looked at when no engine is configured.
@@ -118,6 +120,7 @@ impl Node {
             live: Live::default(),
             endpoints: Endpoints::default(),
             counters: Counters::default(),
+            paces: Paces::new(),
             disk: Disk::new(&config.data),
             stop: CancellationToken::new(),
             config,
@@ -179,7 +182,7 @@ impl Node {
             }
         }
         self.tasks.abort_all();
-        let closed = tokio::task::spawn_blocking(move || self.log.close()).await?;
+        let closed = blocking(move || self.log.close()).await;
         outcome.and(closed.context("failed to close the result log"))
     }
 }

@@ -4,6 +4,7 @@ mod batches;
 mod files;
 mod heartbeat;
 mod orphans;
+mod paces;
 mod uploads;
 
 use std::sync::Arc;
@@ -36,6 +37,7 @@ pub(crate) async fn run(ctx: Arc<Context>) -> anyhow::Result<()> {
                     ctx.bell.ring();
                 }
                 note("expiry of batches", within(batches::expire(&ctx)).await)?;
+                note("pace of batches", within(paces::observe(&ctx)).await)?;
             }
             _ = heartbeat.tick() => note("heartbeat", within(heartbeat::beat(&ctx)).await)?,
             _ = seldom.tick() => {

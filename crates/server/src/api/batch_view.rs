@@ -95,6 +95,8 @@ struct Ours {
     created_at_ms: u64,
     rate_per_second: Option<f64>,
     eta_seconds: Option<f64>,
+    /// The soonest and the latest, as the rate has wavered lately.
+    eta_bounds_seconds: Option<[f64; 2]>,
 }
 
 impl BatchView {
@@ -103,6 +105,7 @@ impl BatchView {
         let BatchWithOpenChunks { batch, open } = row;
         let tally = batch.tally + live.sum(&batch.id, &open);
         let waiting_reason = waiting_reason(ctx, &batch);
+        let (rate, eta) = ctx.paces.of(&batch.id, batch.total.saturating_sub(tally.done()));
         let (moments, options) = (&batch.moments, &batch.options);
         let seconds = |moment: Option<UnixTime>| moment.map(UnixTime::seconds);
         Self {
@@ -140,8 +143,9 @@ impl BatchView {
                 parent: batch.parent.map(String::from),
                 open_chunks: open.len(),
                 created_at_ms: moments.created_at.millis(),
-                rate_per_second: None,
-                eta_seconds: None,
+                rate_per_second: rate,
+                eta_seconds: eta.map(|eta| eta.expected.as_secs_f64()),
+                eta_bounds_seconds: eta.map(|eta| [eta.soonest.as_secs_f64(), eta.latest.as_secs_f64()]),
             },
             id: batch.id.into(),
             model: batch.model,

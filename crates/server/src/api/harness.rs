@@ -88,6 +88,7 @@ impl Harness {
             live: crate::live::Live::default(),
             endpoints: crate::endpoints::Endpoints::default(),
             counters: crate::counters::Counters::default(),
+            paces: crate::pace::Paces::new(),
             disk: Disk::new(folder.path()),
             stop: tokio_util::sync::CancellationToken::new(),
             config,

@@ -8,13 +8,13 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use overnight_domain::batch::{BatchOptions, BatchState, Order};
 use overnight_domain::limits::ATTEMPTS_MAX;
+use overnight_domain::progress::Pace;
 
 use super::Ending;
 use super::config::ConfigOptions;
 use super::meter::Meter;
 use super::screen::Screen;
 use super::serve::start_logging;
-use super::watch::Pace;
 use crate::config::Environment;
 use crate::config::units::{parse_duration, show_duration};
 use crate::one_batch::{OneBatch, Progress, Targets, first_route, write_whole};
@@ -194,12 +194,13 @@ async fn go(
 /// Shows how far it is until it has ended.
 async fn follow(batch: &OneBatch, targets: &Targets, screen: Screen) -> anyhow::Result<Progress> {
     let mut meter = Meter::of_requests(screen, &targets.output.display().to_string());
-    let mut pace = Pace::default();
+    let (started, mut pace) = (Instant::now(), Pace::default());
     let mut said = None;
     loop {
         let progress = batch.progress().await?;
         let (done, total) = (progress.tally.done(), progress.batch.total);
-        let rate = pace.observe(Instant::now(), done);
+        pace.observe(started.elapsed(), done);
+        let rate = pace.rate();
         meter.set(done, total, || describe(&progress, rate));
         if progress.batch.state.is_terminal() {
             meter.finish();

@@ -1,9 +1,9 @@
 //! `overnight watch [ID]`
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use overnight_domain::progress::Pace;
 
 use super::client::{Call, Client, ClientError};
 use super::list::Page;
@@ -15,8 +15,6 @@ use crate::config::Environment;
 use crate::config::units::show_duration;
 
 const POLL_EVERY: Duration = Duration::from_secs(1);
-/// The rate is that of the last minute: what an engine does now, not what it did while it loaded the model.
-const RATE_OVER: Duration = Duration::from_secs(60);
 
 /// Follow a batch until it is over
 #[derive(Debug, Args)]
@@ -61,7 +59,7 @@ pub(super) fn follow(
     id: &str,
 ) -> anyhow::Result<(Box<serde_json::value::RawValue>, BatchView)> {
     let mut meter = Meter::of_requests(client.screen(), id);
-    let mut pace = Pace::default();
+    let (started, mut pace) = (Instant::now(), Pace::default());
     let mut call = Call::get(path(id));
     let mut said = None;
     loop {
@@ -69,8 +67,8 @@ pub(super) fn follow(
         // It is there: from now on a server that goes away is waited for.
         call = call.patient();
         let counts = batch.request_counts;
-        let measured = pace.observe(Instant::now(), counts.done());
-        let rate = measured.or(batch.overnight.rate_per_second);
+        pace.observe(started.elapsed(), counts.done());
+        let rate = pace.rate().or(batch.overnight.rate_per_second);
         meter.set(counts.done(), counts.total, || progress(&batch, rate));
         if batch.is_over() {
             meter.finish();
@@ -140,37 +138,4 @@ fn say_end(client: &Client, batch: &BatchView) -> std::io::Result<()> {
         screen.note(&format!("  overnight failed {id}"));
     }
     Ok(())
-}
-
-/// The rate at which results became durable lately.
-#[derive(Debug, Default)]
-pub(super) struct Pace(VecDeque<(Instant, u64)>);
-
-impl Pace {
-    pub(super) fn observe(&mut self, now: Instant, done: u64) -> Option<f64> {
-        self.0.push_back((now, done));
-        while self.0.len() > 2 && self.0.front().is_some_and(|(at, _)| now - *at > RATE_OVER) {
-            self.0.pop_front();
-        }
-        let (at, before) = self.0.front()?;
-        let span = (now - *at).as_secs_f64();
-        (span > 0.0).then(|| done.saturating_sub(*before) as f64 / span)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_rate_is_that_of_the_last_minute() {
-        let begin = Instant::now();
-        let mut pace = Pace::default();
-        assert_eq!(pace.observe(begin, 100), None);
-        assert_eq!(pace.observe(begin + Duration::from_secs(10), 200), Some(10.0));
-        for second in 11..=200 {
-            pace.observe(begin + Duration::from_secs(second), 200);
-        }
-        assert_eq!(pace.observe(begin + Duration::from_secs(201), 200), Some(0.0));
-    }
 }

@@ -7,11 +7,13 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use overnight_domain::batch::Batch;
 use overnight_domain::chunk::{Chunk, Lease, LogPosition};
+use overnight_domain::limits::FRUITLESS_TAKEOVERS_MAX;
 use overnight_domain::plan::PlanEntry;
 use overnight_domain::tally::Tally;
 use overnight_segment::{LogHandle, StoredFrame};
 use overnight_store::{Claimed, Hold};
 
+use crate::blocking::blocking;
 use crate::context::Context;
 use crate::ingest::read_plan;
 
@@ -46,9 +48,21 @@ pub(super) async fn load(
     log: &LogHandle,
     claimed: Claimed,
 ) -> anyhow::Result<Option<Loaded>> {
-    let Claimed { lease, chunk, batch } = claimed;
+    let Claimed { lease, mut chunk, batch } = claimed;
     let plan = batch.plan_blob.clone().context("a batch with chunks has a plan")?;
-    let (tables, entries) = read_plan(ctx, &plan, chunk.range).await?;
+    let (tables, mut entries) = read_plan(ctx, &plan, chunk.range).await?;
+    if chunk.fruitless_takeovers > FRUITLESS_TAKEOVERS_MAX && entries.len() > 1 {
+        // Something in it ends whoever runs it. Halves are claimed one by one, until it is alone.
+        let (kept, rest) = entries.split_at(entries.len() / 2);
+        let len = |part: &[PlanEntry]| part.iter().map(|entry| u64::from(entry.len)).sum::<u64>();
+        let (at, lens) = (chunk.range.first_entry + kept.len() as u64, (len(kept), len(rest)));
+        if ctx.store.split(&lease, at, lens).await? == Hold::Lost {
+            return Ok(None);
+        }
+        tracing::warn!(batch = %lease.batch, chunk = lease.chunk.0, "split after fruitless takeovers");
+        entries.truncate(entries.len() / 2);
+        chunk.range.entry_count = entries.len() as u32;
+    }
     if chunk.log_from.is_none() {
         let tail = tail(log, &lease).await?;
         if ctx.store.begin(&lease, tail).await? == Hold::Lost {
@@ -80,7 +94,7 @@ pub(super) async fn load(
 
 async fn tail(log: &LogHandle, lease: &Lease) -> anyhow::Result<LogPosition> {
     let (log, batch) = (log.clone(), lease.batch.clone());
-    Ok(tokio::task::spawn_blocking(move || log.tail(&batch)).await??)
+    Ok(blocking(move || log.tail(&batch)).await?)
 }
 
 /// Which requests of the chunk have a durable result, and their tally.
@@ -111,7 +125,7 @@ pub(super) async fn recover(
         }
         anyhow::Ok((done, tally))
     };
-    tokio::task::spawn_blocking(scan).await?
+    blocking(scan).await
 }
 
 async fn read_lines(

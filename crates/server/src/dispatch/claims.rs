@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use overnight_domain::dispatch::{BatchTerms, ChunkSlot, EndpointNumber, NewChunk};
 use overnight_domain::ids::{BatchId, LeaseToken};
-use overnight_domain::limits::{FRUITLESS_TAKEOVERS_MAX, LEASE_TTL};
+use overnight_domain::limits::LEASE_TTL;
 use overnight_store::{ClaimQuery, StoreError};
 
 use super::Dispatch;
@@ -236,9 +236,4 @@ impl Dispatch {
         }
         Ok(())
     }
-}
-
-/// A chunk that kills whoever runs it is made smaller, so that what is wrong with it is found.
-pub(super) const fn is_fruitless(takeovers: u32) -> bool {
-    takeovers > FRUITLESS_TAKEOVERS_MAX
 }

@@ -6,6 +6,7 @@ use futures::TryStreamExt as _;
 use overnight_domain::ids::{BatchId, BlobKey};
 use overnight_segment::list_series;
 
+use crate::blocking::blocking;
 use crate::clock;
 use crate::context::Context;
 
@@ -16,12 +17,12 @@ const AT_ONCE: usize = 512;
 /// A batch has no use for its segments once it is terminal.
 pub(super) async fn sweep_segments(ctx: &Context) -> anyhow::Result<()> {
     let segments = ctx.segments.clone();
-    let series = tokio::task::spawn_blocking(move || list_series(&segments)).await??;
+    let series = blocking(move || list_series(&segments)).await?;
     for id in series {
         let batch = ctx.store.queue_batch(&id).await?;
         if batch.is_none_or(|batch| batch.state.is_terminal()) {
             let log = ctx.log.clone();
-            tokio::task::spawn_blocking(move || log.remove_series(&id)).await??;
+            blocking(move || log.remove_series(&id)).await?;
         }
     }
     Ok(())

@@ -4,16 +4,11 @@ use crate::Violation;
 use crate::source::{Source, line_at};
 
 /// Path prefixes that may start tasks or threads, each with its reason.
-const SITES: [(&str, &str); 12] = [
+const SITES: [(&str, &str); 10] = [
     ("crates/server/src/run.rs", "long tasks: the one named JoinSet"),
     ("crates/server/src/api/serve.rs", "connections and drains, owned by the socket's JoinSet"),
     ("crates/server/src/dispatch", "calls in flight, owned by the window's JoinSet"),
-    ("crates/server/src/blobs.rs", "reads of files, each awaited where it starts"),
-    (
-        "crates/server/src/ingest",
-        "parsing and sorting off the runtime's threads, awaited where it starts",
-    ),
-    ("crates/server/src/finalize", "merging off the runtime's threads, awaited where it starts"),
+    ("crates/server/src/blocking.rs", "work that blocks, awaited where it starts"),
     ("crates/engine/src/connection.rs", "hyper's connection task, which ends with its connection"),
     ("crates/segment/src/log.rs", "the thread that commits, joined when the log closes"),
     ("crates/segment/src/commit.rs", "the thread that commits, joined when the log closes"),

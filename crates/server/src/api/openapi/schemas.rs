@@ -192,6 +192,7 @@ fn batch_overnight() -> Value {
         ("created_at_ms", integer()),
         ("rate_per_second", or_null(number())),
         ("eta_seconds", or_null(number())),
+        ("eta_bounds_seconds", or_null(json!({"type": "array", "items": {"type": "number"}}))),
     ])
 }
 
