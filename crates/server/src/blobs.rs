@@ -92,6 +92,12 @@ impl Blobs {
         self.objects.get_range(&path(key), range).await.map_err(|error| classify(key, &error))
     }
 
+    /// The whole of a blob that is known to be small.
+    pub(crate) async fn read_whole(&self, key: &BlobKey) -> Result<Bytes, BlobError> {
+        let got = self.objects.get(&path(key)).await.map_err(|error| classify(key, &error))?;
+        got.bytes().await.map_err(|error| classify(key, &error))
+    }
+
     /// Several ranges in one go: one blocking call on local files, coalesced requests on S3.
     pub(crate) async fn read_all(
         &self,

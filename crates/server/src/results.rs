@@ -23,6 +23,8 @@ use overnight_segment::{SeriesReader, StoredFrame};
 use crate::blobs::BlobError;
 use crate::blocking::blocking;
 use crate::context::Context;
+use manifest::Manifest;
+
 use index::{FAILED_LEN, FailedEntry, HEADER_LEN, IndexHeader, LINE_LEN, LinePlace};
 
 #[derive(Debug)]
@@ -122,6 +124,19 @@ impl Cursor {
             None => self.sequence.to_string(),
         }
     }
+}
+
+/// What the files of an ended batch were when they were written. None while there are none.
+pub(crate) async fn read_manifest(
+    ctx: &Context,
+    batch: &Batch,
+) -> Result<Option<Manifest>, ResultsError> {
+    if !batch.state.is_terminal() || batch.plan_blob.is_none() {
+        return Ok(None);
+    }
+    let bytes = ctx.blobs.read_whole(&manifest::blob(&batch.id)).await?;
+    let manifest = serde_json::from_slice(&bytes);
+    Ok(Some(manifest.with_context(|| format!("the manifest of `{}` is damaged", batch.id))?))
 }
 
 /// A page of finished lines behind `after`.

@@ -6,4 +6,5 @@
 
 pub(crate) mod collect;
 pub(crate) mod merge;
+pub(crate) mod sent_again;
 mod stored_lines;

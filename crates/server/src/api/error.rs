@@ -418,6 +418,14 @@ pub(crate) fn results_gone() -> ApiError {
         .code("results_gone")
 }
 
+pub(crate) fn no_manifest(id: &str) -> ApiError {
+    ApiError::not_found(format!(
+        "the batch `{}` has no manifest: it has not ended, or nothing of it was run",
+        shown(id)
+    ))
+    .code("no_manifest")
+}
+
 // Models.
 
 pub(crate) fn no_such_model(name: &str) -> ApiError {

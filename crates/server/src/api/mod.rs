@@ -99,6 +99,7 @@ fn routes() -> Routes {
         .add(Method::GET, "/v1/batches/{id}/merged", get(retry::merged))
         .add(Method::GET, "/v1/batches/{id}/results", get(results::results))
         .add(Method::GET, "/v1/batches/{id}/failed", get(results::failed))
+        .add(Method::GET, "/v1/batches/{id}/manifest", get(results::manifest))
         .add(Method::GET, "/v1/models", get(models::list))
         .add(Method::GET, "/v1/models/{*id}", get(models::retrieve))
         .add(Method::GET, "/health", get(health::health))

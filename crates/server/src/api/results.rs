@@ -18,7 +18,9 @@ use crate::api::batches;
 use crate::api::error::{self, ApiError, Result};
 use crate::api::lists::Query;
 use crate::context::Context;
+use crate::results::manifest::Manifest;
 use crate::results::{self, FailedQuery, FailedRequest, ResultsError, ResultsPage};
+use crate::retry::sent_again::sent_again;
 
 /// `GET /v1/batches/{id}/results`
 pub(super) async fn results(
@@ -50,6 +52,8 @@ pub(super) struct FailedView {
     last_retry_at: u64,
     created_at: u64,
     endpoint: Option<String>,
+    /// The newest batch that sends it again.
+    retried_by: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -77,12 +81,35 @@ pub(super) async fn failed(
     let created_at = row.batch.moments.created_at.seconds();
     let page = results::failed_page(&ctx, &row.batch, asked).await;
     let page = page.map_err(|error| refuse(error, query.one("after")))?;
-    let data = page.requests.into_iter().map(|failed| view(failed, created_at)).collect();
+    let custom_ids = page.requests.iter().map(|failed| failed.custom_id.clone());
+    let mut retried = sent_again(&ctx, &row.batch, custom_ids)
+        .await
+        .map_err(|error| error::internal("read the retries", &error))?;
+    let data = page
+        .requests
+        .into_iter()
+        .map(|failed| {
+            let retried_by = retried.remove(&failed.custom_id).map(String::from);
+            view(failed, created_at, retried_by)
+        })
+        .collect();
     let has_more = page.next.is_some();
     Ok(Json(FailedList { object: "list", data, next: page.next, has_more }))
 }
 
-fn view(failed: FailedRequest, created_at: u64) -> FailedView {
+/// `GET /v1/batches/{id}/manifest`
+pub(super) async fn manifest(
+    State(ctx): State<Arc<Context>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Json<Manifest>> {
+    let row = batches::find(&ctx, &caller, &id).await?;
+    let manifest =
+        results::read_manifest(&ctx, &row.batch).await.map_err(|error| refuse(error, None))?;
+    manifest.map(Json).ok_or_else(|| error::no_manifest(&id))
+}
+
+fn view(failed: FailedRequest, created_at: u64, retried_by: Option<String>) -> FailedView {
     FailedView {
         custom_id: failed.custom_id,
         request_index: failed.request_index,
@@ -95,6 +122,7 @@ fn view(failed: FailedRequest, created_at: u64) -> FailedView {
         last_retry_at: failed.last_at.seconds(),
         created_at,
         endpoint: failed.endpoint,
+        retried_by,
     }
 }
 

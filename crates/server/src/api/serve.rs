@@ -31,6 +31,9 @@ use crate::context::Context;
 const CONNECTIONS_MAX: usize = 1_024;
 /// From the opening of a connection, or the last answer on it, to the end of the next head.
 const HEAD_WITHIN: Duration = Duration::from_secs(60);
+/// A caller that takes nothing of its answer for so long has gone. The SDKs wait as long themselves.
+#[cfg(target_os = "linux")]
+const TAKEN_WITHIN: Duration = Duration::from_mins(10);
 /// After a failed accept, which mostly means that no file descriptor is left.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// How long new calls are still told to come back before the socket closes.
@@ -106,6 +109,10 @@ async fn connection(calls: Calls, permit: OwnedSemaphorePermit, stream: TcpStrea
     let _permit = permit;
     // Answers are small and polled for: waiting to fill a packet only makes them late.
     if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    #[cfg(target_os = "linux")]
+    if rustix::net::sockopt::set_tcp_user_timeout(&stream, TAKEN_WITHIN.as_millis() as u32).is_err() {
         return;
     }
     let Ok(local) = stream.local_addr() else { return };

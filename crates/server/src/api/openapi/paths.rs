@@ -211,6 +211,11 @@ fn batch_results() -> Vec<Described> {
                 .query("limit", limit(), "how many at most")
                 .query("error_type", text(), "only these"),
         ),
+        (
+            Method::GET,
+            "/v1/batches/{id}/manifest",
+            Operation::json("retrieveManifest", "Digests of the files of an ended batch.", "Manifest"),
+        ),
     ]
 }
 

@@ -35,6 +35,17 @@ pub(super) fn schemas() -> Value {
             ("has_more", flag()), ("is_final", flag()),
         ]),
         "FailedRequest": failed_request(),
+        "Manifest": object(&[
+            ("batch", text()),
+            ("requests", integer()),
+            ("completed", integer()),
+            ("failed", integer()),
+            ("input_sha256", or_null(text())),
+            ("output_sha256", or_null(text())),
+            ("error_sha256", or_null(text())),
+            ("endpoints", json!({"type": "array", "items": text()})),
+            ("model", or_null(text())),
+        ]),
         "FailedList": object(&[
             ("object", choice(&["list"])), ("data", array(reference("FailedRequest"))),
             ("next", or_null(text())), ("has_more", flag()),
@@ -226,6 +237,7 @@ fn failed_request() -> Value {
         ("last_retry_at", integer()),
         ("created_at", integer()),
         ("endpoint", or_null(text())),
+        ("retried_by", or_null(text())),
     ])
 }
 

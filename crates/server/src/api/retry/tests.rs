@@ -184,6 +184,9 @@ async fn a_retry_is_a_batch_of_the_failed_lines() {
     let late = json!({"error_type": TIMEOUT, "overnight": {"priority": -1, "timeout": "5m"}});
     let late = harness.post(&path, &late).await.ok();
     assert_eq!(content(&harness, &late).await, ["b", "e"].map(input_line).concat());
+    let failed = harness.get(&format!("{}/failed", path_of(&parent))).await.ok();
+    let retried: Vec<&Value> = (0..3).map(|at| &failed["data"][at]["retried_by"]).collect();
+    assert_eq!(retried, [&late["id"], &all["id"], &late["id"]]);
     assert_eq!(late["overnight"]["priority"], -1);
     assert_eq!(late["overnight"]["timeout_seconds"], 300);
 
