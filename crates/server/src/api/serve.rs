@@ -33,7 +33,7 @@ const CONNECTIONS_MAX: usize = 1_024;
 const HEAD_WITHIN: Duration = Duration::from_secs(60);
 /// A caller that takes nothing of its answer for so long has gone. The SDKs wait as long themselves.
 #[cfg(target_os = "linux")]
-const TAKEN_WITHIN: Duration = Duration::from_mins(10);
+const TAKEN_WITHIN: Duration = Duration::from_secs(600);
 /// After a failed accept, which mostly means that no file descriptor is left.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// How long new calls are still told to come back before the socket closes.
