@@ -55,11 +55,11 @@ impl Blobs {
     }
 
     /// Removes what writes of an earlier process left unfinished. Only at the start: nothing is being written then.
-    pub(crate) fn sweep_unfinished(&self, folder: &Path) -> anyhow::Result<()> {
+    pub(crate) fn sweep_unfinished(folder: &Path) -> anyhow::Result<()> {
         for entry in std::fs::read_dir(folder)? {
             let path = entry?.path();
             if path.is_dir() {
-                self.sweep_unfinished(&path)?;
+                Self::sweep_unfinished(&path)?;
             } else if path.file_name().is_some_and(|name| name.as_encoded_bytes().contains(&b'#')) {
                 // Keys never hold this character; the object store marks its staged files with it.
                 std::fs::remove_file(&path).with_context(|| {

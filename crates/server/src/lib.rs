@@ -15,6 +15,8 @@ mod disk;
 mod dispatch;
 mod endpoints;
 mod finalize;
+#[cfg(test)]
+mod fuzz;
 mod ingest;
 mod lines;
 mod live;

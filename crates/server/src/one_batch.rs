@@ -117,8 +117,8 @@ impl OneBatch {
         let targets = targets.clone();
         blocking(move || -> anyhow::Result<RunRecord> {
             if let Some(errors) = &targets.errors {
-                files.copy(files.output.as_deref(), &targets.output)?;
-                files.copy(files.error.as_deref(), errors)?;
+                Files::copy(files.output.as_deref(), &targets.output)?;
+                Files::copy(files.error.as_deref(), errors)?;
             } else {
                 manifest.output_sha256 = Some(files.merge(&targets.output)?);
                 manifest.error_sha256 = None;
@@ -287,7 +287,7 @@ impl Files {
         Ok(Self { output, error, index, total: batch.total })
     }
 
-    fn copy(&self, from: Option<&Path>, to: &Path) -> anyhow::Result<()> {
+    fn copy(from: Option<&Path>, to: &Path) -> anyhow::Result<()> {
         write_whole(to, |out| {
             if let Some(from) = from {
                 io::copy(&mut BufReader::with_capacity(PIECE_LEN, std::fs::File::open(from)?), out)?;

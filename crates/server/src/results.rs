@@ -238,7 +238,7 @@ async fn running_page(
         let (mut lines, mut len) = (Vec::new(), 0);
         if cursor.sequence <= durable {
             let from = match cursor.hint {
-                Some(hint) if is_right(&reader, hint, durable)? => hint,
+                Some(hint) if is_right(&reader, hint, durable) => hint,
                 _ => reader.seek(cursor.sequence)?,
             };
             reader.scan(from, Some(durable), &mut |frame, payload| {
@@ -261,13 +261,13 @@ async fn running_page(
 }
 
 /// Whether the frame with the cursor's number really lies where the hint says.
-fn is_right(reader: &SeriesReader, hint: LogPosition, durable: u64) -> anyhow::Result<bool> {
+fn is_right(reader: &SeriesReader, hint: LogPosition, durable: u64) -> bool {
     let mut found = None;
     let scanned = reader.scan_headers(hint, Some(durable), &mut |frame| {
         found = Some(frame.sequence);
         ControlFlow::Break(())
     });
-    Ok(scanned.is_ok() && found == Some(hint.sequence))
+    scanned.is_ok() && found == Some(hint.sequence)
 }
 
 /// A page of failed requests: in input order when the batch has ended, in the order in which they failed before.
@@ -356,7 +356,7 @@ async fn running_failed(
         };
         let mut reader = SeriesReader::open(&segments, &id);
         let from = match cursor.hint {
-            Some(hint) if is_right(&reader, hint, durable)? => hint,
+            Some(hint) if is_right(&reader, hint, durable) => hint,
             _ => reader.seek(cursor.sequence)?,
         };
         let mut frames: Vec<StoredFrame> = Vec::new();

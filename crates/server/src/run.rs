@@ -38,7 +38,7 @@ const DISCOVERY: Duration = Duration::from_secs(1);
 const STOP_WITHIN: Duration = Duration::from_secs(25);
 
 /// Runs the server until a signal, or until a part of it dies.
-pub async fn serve(config: Config) -> anyhow::Result<()> {
+pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
     let listen = config.server.listen;
     let listener = TcpListener::bind(listen).await.with_context(|| {
         format!("failed to listen on `{listen}`; is another server running? (server.listen)")
@@ -102,7 +102,7 @@ impl Node {
         let store = SqliteStore::open(&config.database)
             .with_context(|| format!("failed to open the database `{}`", config.database.display()))?;
         let blobs = Blobs::open_local(&config.blobs)?;
-        blobs.sweep_unfinished(&config.blobs)?;
+        Blobs::sweep_unfinished(&config.blobs)?;
         let segments = config.data.join("segments");
         let commits = CommitInbox::default();
         let inbox = commits.clone();

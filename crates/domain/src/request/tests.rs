@@ -35,7 +35,8 @@ fn escaped_custom_ids_are_compared_unescaped() {
 
 #[test]
 fn each_problem_has_its_code_and_param() {
-    let cases: &[(&str, &[(&str, Option<&str>)])] = &[
+    type Problem = (&'static str, Option<&'static str>);
+    let cases: &[(&str, &[Problem])] = &[
         ("{", &[("invalid_json_line", None)]),
         ("nonsense", &[("invalid_json_line", None)]),
         ("[1]", &[("invalid_request", None)]),

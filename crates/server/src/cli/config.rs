@@ -93,7 +93,7 @@ impl ConfigOptions {
         }
         let log = self.log.take();
         let (mut config, _) = self.load(environment)?;
-        config.data = folder.to_owned();
+        folder.clone_into(&mut config.data);
         config.database = folder.join("overnight.db");
         config.blobs = folder.join("blobs");
         Ok((config, log))

@@ -119,7 +119,7 @@ impl Dispatch {
             Err(Fault::Down { detail }) => self.core.note_down(number, detail, self.now()),
             // It answers, only not that question: it may serve anything.
             Err(fault) => {
-                tracing::debug!(number = number.0, ?fault, "endpoint does not tell its models")
+                tracing::debug!(number = number.0, ?fault, "endpoint does not tell its models");
             }
         }
     }
@@ -136,7 +136,7 @@ impl Dispatch {
                     Ok(Hold::Held | Hold::Lost) => break,
                     Err(error @ StoreError::Damaged(_)) => return Err(error.into()),
                     Err(error) => {
-                        tracing::warn!(%error, batch = %lease.batch, "a chunk waits for the store")
+                        tracing::warn!(%error, batch = %lease.batch, "a chunk waits for the store");
                     }
                 }
                 tokio::time::sleep(STORE_RETRY).await;
@@ -156,7 +156,7 @@ impl Dispatch {
                     Ok(_) => break,
                     Err(error @ StoreError::Damaged(_)) => return Err(error.into()),
                     Err(error) => {
-                        tracing::warn!(%error, batch = %lease.batch, "a chunk waits for the store")
+                        tracing::warn!(%error, batch = %lease.batch, "a chunk waits for the store");
                     }
                 }
                 tokio::time::sleep(STORE_RETRY).await;

@@ -113,7 +113,9 @@ impl<'a> Validator<'a> {
         match Request::parse(bytes, LineRules { route: self.batch.route, default_model }) {
             Ok(request) => self.request(line, bytes.len(), index, &request),
             Err(problems) => {
-                problems.into_iter().for_each(|problem| self.problems.add(Some(line.number), problem));
+                for problem in problems {
+                    self.problems.add(Some(line.number), problem);
+                }
                 Ok(())
             }
         }
