@@ -23,8 +23,8 @@ use sha2::Digest as _;
 
 use crate::blocking::blocking;
 
-/// A part of a multipart write: S3 wants at least 5 MiB, and two of them are the memory of one upload.
-const WRITE_PART_LEN: usize = 8 << 20;
+/// A part of a multipart write; two of them are the memory of one upload. (S3 will want at least 5 MiB.)
+const WRITE_PART_LEN: usize = 1 << 20;
 /// A piece of a streamed read: large enough that a trip to a blocking thread is cheap.
 const READ_PIECE_LEN: u64 = 512 << 10;
 

@@ -14,6 +14,7 @@ use crate::blobs::Blobs;
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::disk::Disk;
+use crate::endpoint_names::EndpointNames;
 use crate::endpoints::Endpoints;
 use crate::live::Live;
 use crate::pace::Paces;
@@ -30,6 +31,7 @@ pub(crate) struct Context {
     pub(crate) bell: Bell,
     pub(crate) live: Live,
     pub(crate) endpoints: Endpoints,
+    pub(crate) endpoint_names: EndpointNames,
     pub(crate) counters: Counters,
     pub(crate) paces: Paces,
     pub(crate) disk: Disk,

@@ -15,7 +15,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use overnight_domain::dispatch::{ChunkSlot, Dispatcher, EndpointNumber, Followup};
+use overnight_domain::dispatch::{ChunkSlot, Dispatcher, EndpointNumber, Followup, Recorded};
 use overnight_domain::ids::{BatchId, DispatchToken, LeaseToken};
 use overnight_domain::limits::SHUTDOWN_GRACE;
 use overnight_domain::time::UnixTime;
@@ -205,7 +205,7 @@ impl Dispatch {
                     if len > self.answer_len { len } else { (self.answer_len * 255 + len) / 256 };
                 let Some(recorded) = self.core.answered(ended.token, now) else { return Ok(()) };
                 self.endpoints[recorded.endpoint.index()].last_answer_at = Some(clock::now());
-                let facts = FrameFacts { recorded, token: ended.token, started_at, duration };
+                let facts = self.facts(recorded, ended.token, started_at, duration);
                 let held =
                     self.held.get(&facts.recorded.request.chunk).expect("recorded for a held chunk");
                 let frame = calls::answered(held, &facts, &answer)?;
@@ -216,7 +216,7 @@ impl Dispatch {
                 match self.core.faulted(ended.token, fault, now) {
                     Followup::Late | Followup::Again => Ok(()),
                     Followup::Failed { recorded, failure } => {
-                        let facts = FrameFacts { recorded, token: ended.token, started_at, duration };
+                        let facts = self.facts(recorded, ended.token, started_at, duration);
                         let held = self
                             .held
                             .get(&facts.recorded.request.chunk)
@@ -229,6 +229,17 @@ impl Dispatch {
                 }
             }
         }
+    }
+
+    fn facts(
+        &self,
+        recorded: Recorded,
+        token: DispatchToken,
+        started_at: UnixTime,
+        duration: Duration,
+    ) -> FrameFacts {
+        let endpoint = self.endpoints[recorded.endpoint.index()].frame_number;
+        FrameFacts { recorded, endpoint, token, started_at, duration }
     }
 
     fn now(&self) -> Duration {

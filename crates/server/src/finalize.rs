@@ -161,7 +161,6 @@ async fn write_manifest(
     endpoints: &[u16],
 ) -> anyhow::Result<()> {
     let input = ctx.store.file(&batch.tenant, &batch.input_file, clock::now()).await?;
-    let names = ctx.endpoints.view();
     let manifest = Manifest {
         batch: batch.id.clone(),
         requests: batch.total,
@@ -172,7 +171,7 @@ async fn write_manifest(
         error_sha256: closing.error.as_ref().map(|file| file.sha256),
         endpoints: endpoints
             .iter()
-            .filter_map(|number| names.get(usize::from(*number)).map(|view| view.name.clone()))
+            .filter_map(|number| ctx.endpoint_names.name(*number).map(str::to_owned))
             .collect(),
         model: batch.model.clone(),
     };

@@ -13,10 +13,9 @@ mod context;
 mod counters;
 mod disk;
 mod dispatch;
+mod endpoint_names;
 mod endpoints;
 mod finalize;
-#[cfg(test)]
-mod fuzz;
 mod ingest;
 mod lines;
 mod live;

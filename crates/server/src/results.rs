@@ -319,7 +319,6 @@ async fn ended_failed(
         .map(|entry| LinePlace { is_error: true, offset: entry.offset, len: entry.len })
         .collect();
     let lines = read_lines(ctx, batch, &places).await?;
-    let names = ctx.endpoints.view();
     let requests = entries
         .iter()
         .zip(&lines)
@@ -334,7 +333,7 @@ async fn ended_failed(
                 status_code: (entry.status > 0).then_some(entry.status),
                 attempts: entry.attempts,
                 last_at: entry.last_at,
-                endpoint: names.get(usize::from(entry.endpoint)).map(|view| view.name.clone()),
+                endpoint: ctx.endpoint_names.name(entry.endpoint).map(str::to_owned),
             }
         })
         .collect();
@@ -348,7 +347,7 @@ async fn running_failed(
 ) -> Result<FailedPage, ResultsError> {
     let cursor = Cursor::parse(query.after.as_deref())?;
     let (log, segments, id) = (ctx.log.clone(), ctx.segments.clone(), batch.id.clone());
-    let names = ctx.endpoints.view();
+    let names = ctx.endpoint_names.clone();
     let read = move || -> anyhow::Result<FailedPage> {
         let durable = match log.durable_sequence(&id) {
             Some(durable) => durable,
@@ -386,7 +385,7 @@ async fn running_failed(
                 status_code: (header.status > 0).then_some(header.status),
                 attempts: header.attempts,
                 last_at: header.started_at.plus(header.duration),
-                endpoint: names.get(usize::from(header.endpoint)).map(|view| view.name.clone()),
+                endpoint: names.name(header.endpoint).map(str::to_owned),
             });
         }
         Ok(FailedPage { requests, next })

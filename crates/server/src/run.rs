@@ -27,6 +27,7 @@ use crate::context::Context;
 use crate::counters::Counters;
 use crate::disk::Disk;
 use crate::dispatch::{self, CommitInbox, Endpoint, Parts, recover_live};
+use crate::endpoint_names::EndpointNames;
 use crate::endpoints::Endpoints;
 use crate::live::Live;
 use crate::pace::Paces;
@@ -109,6 +110,8 @@ impl Node {
         let options = LogOptions { commit_after: config.dispatch.commit_after, ..LogOptions::default() };
         let log = Log::open(&segments, options, Box::new(move |commit| inbox.put(commit)))
             .context("failed to open the result log")?;
+        let configured = config.engines.iter().map(|engine| engine.name.as_str());
+        let endpoint_names = EndpointNames::open(&config.data, configured)?;
         let ctx = Arc::new(Context {
             store: Arc::new(store),
             blobs,
@@ -119,6 +122,7 @@ impl Node {
             bell: Bell::new(),
             live: Live::default(),
             endpoints: Endpoints::default(),
+            endpoint_names,
             counters: Counters::default(),
             paces: Paces::new(),
             disk: Disk::new(&config.data),
@@ -128,7 +132,7 @@ impl Node {
         recover_live(&ctx).await.context("failed to recover the open chunks")?;
         let mut endpoints = Vec::new();
         for engine in &ctx.config.engines {
-            endpoints.push(Endpoint::new(engine, &ctx.config)?);
+            endpoints.push(Endpoint::new(engine, &ctx)?);
         }
         dispatch::ask_all(&ctx, &mut endpoints).await;
         let mut node = Self { ctx: ctx.clone(), tasks: JoinSet::new(), log, _lock: lock };

@@ -87,6 +87,7 @@ impl Harness {
             bell: crate::bell::Bell::new(),
             live: crate::live::Live::default(),
             endpoints: crate::endpoints::Endpoints::default(),
+            endpoint_names: crate::endpoint_names::EndpointNames::default(),
             counters: crate::counters::Counters::default(),
             paces: crate::pace::Paces::new(),
             disk: Disk::new(folder.path()),

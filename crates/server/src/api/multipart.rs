@@ -110,9 +110,6 @@ pub(super) fn filename(sent: Option<&str>) -> String {
 }
 
 #[cfg(test)]
-mod fuzz;
-
-#[cfg(test)]
 mod tests {
     use super::*;
 

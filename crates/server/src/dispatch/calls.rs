@@ -77,6 +77,8 @@ fn body(endpoint: &Endpoint, held: &Held, ordinal: u32) -> anyhow::Result<Bytes>
 /// What a result frame is made of besides its line.
 pub(super) struct FrameFacts {
     pub(super) recorded: Recorded,
+    /// The number that frames carry for the endpoint.
+    pub(super) endpoint: u16,
     pub(super) token: DispatchToken,
     pub(super) started_at: UnixTime,
     pub(super) duration: Duration,
@@ -127,7 +129,7 @@ fn frame(
             lease: held.lease.token,
             dispatch: facts.token,
             attempts: facts.recorded.attempts,
-            endpoint: facts.recorded.endpoint.0,
+            endpoint: facts.endpoint,
             model: entry.model,
             status,
             fault,

@@ -9,7 +9,7 @@ use overnight_domain::limits::WINDOW_DEFAULT;
 use overnight_domain::time::UnixTime;
 use overnight_engine::{EndpointConfig, Engine, OpenAi};
 
-use crate::config::{Config, EngineConfig};
+use crate::config::EngineConfig;
 use crate::context::Context;
 use crate::endpoints::{EndpointState, EndpointView};
 
@@ -20,6 +20,8 @@ pub(crate) struct Endpoint {
     /// What it serves, aliases not counted. None: it has not told.
     pub(super) models: Option<Vec<String>>,
     pub(super) last_answer_at: Option<UnixTime>,
+    /// What result frames carry for it.
+    pub(super) frame_number: u16,
 }
 
 /// How long the endpoints are asked for their models before the server begins to serve.
@@ -51,10 +53,10 @@ pub(crate) async fn ask_all(ctx: &Context, endpoints: &mut [Endpoint]) {
 }
 
 impl Endpoint {
-    pub(crate) fn new(config: &EngineConfig, all: &Config) -> anyhow::Result<Self> {
+    pub(crate) fn new(config: &EngineConfig, ctx: &Context) -> anyhow::Result<Self> {
         let mut setup = EndpointConfig::new(config.name.clone(), config.url.clone());
         setup.api_key = config.api_key.as_ref().map(|key| overnight_engine::Secret::new(key.expose()));
-        setup.answer_len_max = all.dispatch.answer_len_max;
+        setup.answer_len_max = ctx.config.dispatch.answer_len_max;
         for (name, value) in &config.headers {
             let header =
                 || format!("engine `{}` has a header `{name}` that HTTP cannot carry", config.name);
@@ -68,6 +70,7 @@ impl Endpoint {
             aliases: config.aliases.clone(),
             models: (!config.models.is_empty()).then(|| config.models.clone()),
             last_answer_at: None,
+            frame_number: ctx.endpoint_names.number(&config.name),
         })
     }
 

@@ -88,7 +88,7 @@ impl Dispatch {
         for (recorded, failure) in self.core.probed(number, result, self.now()) {
             let started_at = clock::now();
             let token = overnight_domain::ids::DispatchToken(0);
-            let facts = super::FrameFacts { recorded, token, started_at, duration: Duration::ZERO };
+            let facts = self.facts(recorded, token, started_at, Duration::ZERO);
             let Some(held) = self.held.get(&facts.recorded.request.chunk) else { continue };
             let frame = super::calls::failed(held, &facts, &failure)?;
             self.append(facts.recorded.request.chunk, frame)?;
