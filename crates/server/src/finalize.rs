@@ -19,6 +19,7 @@ use crate::blocking::blocking;
 use crate::clock;
 use crate::context::Context;
 use crate::results::manifest::{self, Manifest};
+use crate::setbacks::{LOOKED_AT, Setbacks};
 use merge::{Merge, MergeError, Merged};
 
 /// Without news the store is asked this often all the same.
@@ -27,9 +28,10 @@ const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 /// Closes batches one after the other until the server stops.
 pub(crate) async fn run(ctx: Arc<Context>) -> anyhow::Result<()> {
     let mut ear = ctx.bell.listen();
+    let mut setbacks = Setbacks::default();
     loop {
         if !ctx.disk.is_full() {
-            close_all(&ctx).await?;
+            close_all(&ctx, &mut setbacks).await?;
         }
         tokio::select! {
             () = ctx.stop.cancelled() => return Ok(()),
@@ -39,10 +41,10 @@ pub(crate) async fn run(ctx: Arc<Context>) -> anyhow::Result<()> {
     }
 }
 
-async fn close_all(ctx: &Arc<Context>) -> anyhow::Result<()> {
+async fn close_all(ctx: &Arc<Context>, setbacks: &mut Setbacks) -> anyhow::Result<()> {
     while !ctx.stop.is_cancelled() {
-        let next = match ctx.store.closable(1).await {
-            Ok(batches) => batches.into_iter().next(),
+        let next = match ctx.store.closable(LOOKED_AT).await {
+            Ok(batches) => batches.into_iter().find(|batch| !setbacks.is_passed_over(&batch.id)),
             Err(error @ StoreError::Damaged(_)) => return Err(error.into()),
             Err(error) => {
                 tracing::warn!(%error, "finalizing waits for the store");
@@ -58,7 +60,13 @@ async fn close_all(ctx: &Arc<Context>) -> anyhow::Result<()> {
                 ctx.disk.note_full();
                 return Ok(());
             }
-            Err(error) => return Err(error.context(format!("failed to finalize `{id}`"))),
+            Err(error) if matches!(error.downcast_ref(), Some(StoreError::Damaged(_))) => {
+                return Err(error);
+            }
+            Err(error) => {
+                tracing::error!(batch = %id, error = format!("{error:#}"), "finalizing failed; it is tried again");
+                setbacks.note(id);
+            }
         }
     }
     Ok(())

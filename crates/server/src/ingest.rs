@@ -23,6 +23,7 @@ use crate::context::Context;
 use crate::disk;
 use crate::endpoints::Endpoints;
 use crate::lines::LineReader;
+use crate::setbacks::{LOOKED_AT, Setbacks};
 use validate::{Rules, Valid, Validator};
 
 /// How much of the input is read at once.
@@ -35,9 +36,10 @@ const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
 /// Validates batches one after the other until the server stops.
 pub(crate) async fn run(ctx: Arc<Context>) -> anyhow::Result<()> {
     let mut ear = ctx.bell.listen();
+    let mut setbacks = Setbacks::default();
     loop {
         if !ctx.disk.is_full() {
-            ingest_all(&ctx).await?;
+            ingest_all(&ctx, &mut setbacks).await?;
         }
         tokio::select! {
             () = ctx.stop.cancelled() => return Ok(()),
@@ -47,17 +49,17 @@ pub(crate) async fn run(ctx: Arc<Context>) -> anyhow::Result<()> {
     }
 }
 
-async fn ingest_all(ctx: &Arc<Context>) -> anyhow::Result<()> {
+async fn ingest_all(ctx: &Arc<Context>, setbacks: &mut Setbacks) -> anyhow::Result<()> {
     loop {
-        let waiting = match ctx.store.queue(&[BatchState::Validating], 1).await {
+        let waiting = match ctx.store.queue(&[BatchState::Validating], LOOKED_AT).await {
             Ok(waiting) => waiting,
             Err(error) => return tolerate(error),
         };
-        let Some(next) = waiting.into_iter().next() else { return Ok(()) };
-        if ctx.stop.is_cancelled() {
-            return Ok(());
-        }
-        match ingest(ctx, next.batch).await {
+        let next =
+            waiting.into_iter().map(|row| row.batch).find(|batch| !setbacks.is_passed_over(&batch.id));
+        let Some(next) = next.filter(|_| !ctx.stop.is_cancelled()) else { return Ok(()) };
+        let id = next.id.clone();
+        match ingest(ctx, next).await {
             Ok(()) => ctx.bell.ring(),
             Err(IngestError::Stopped) => return Ok(()),
             Err(IngestError::Full) => {
@@ -65,7 +67,10 @@ async fn ingest_all(ctx: &Arc<Context>) -> anyhow::Result<()> {
                 return Ok(());
             }
             Err(IngestError::Store(error)) => return tolerate(error),
-            Err(IngestError::Failed(error)) => return Err(error),
+            Err(IngestError::Failed(error)) => {
+                tracing::error!(batch = %id, error = format!("{error:#}"), "validation failed; it is tried again");
+                setbacks.note(id);
+            }
         }
     }
 }

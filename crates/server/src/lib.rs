@@ -25,5 +25,6 @@ mod pace;
 mod results;
 mod retry;
 mod run;
+mod setbacks;
 mod upkeep;
 mod verify;

@@ -147,6 +147,14 @@ async fn read_lines(
         lines.iter().zip(entries).all(|(line, entry)| line.len() == entry.len as usize),
         "the input is shorter than its plan says"
     );
+    let damaged =
+        lines.iter().zip(entries).find(|(line, _)| overnight_domain::request::split(line).is_none());
+    if let Some((_, entry)) = damaged {
+        anyhow::bail!(
+            "line {} of the input is not what was validated: its bytes on the disk have changed",
+            entry.line
+        );
+    }
     Ok(lines)
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use overnight_domain::dispatch::{BatchTerms, ChunkSlot, EndpointNumber, NewChunk};
 use overnight_domain::ids::{BatchId, LeaseToken};
 use overnight_domain::limits::LEASE_TTL;
-use overnight_store::{ClaimQuery, StoreError};
+use overnight_store::{ClaimQuery, Parking, StoreError};
 
 use super::Dispatch;
 use super::chunks::{self, Loaded};
@@ -60,6 +60,11 @@ impl Claims {
     pub(super) fn on_answer(&mut self, found: bool) {
         self.is_claiming = false;
         self.is_dry = !found && !self.has_news;
+    }
+
+    /// The batch is passed over for a while.
+    pub(super) fn pass_over(&mut self, batch: BatchId) {
+        self.unserved.insert(batch, Instant::now());
     }
 
     pub(super) fn is_renewal_due(&mut self, every: Duration) -> bool {
@@ -124,8 +129,19 @@ impl Dispatch {
             match ctx.store.claim(query).await {
                 Ok(None) => Ok(Errand::Claimed(None)),
                 Ok(Some(claimed)) => {
-                    let loaded = chunks::load(&ctx, &log, claimed).await?;
-                    Ok(Errand::Claimed(loaded.map(Box::new)))
+                    let lease = claimed.lease.clone();
+                    match chunks::load(&ctx, &log, claimed).await {
+                        Ok(loaded) => Ok(Errand::Claimed(loaded.map(Box::new))),
+                        Err(error) => {
+                            tracing::error!(
+                                batch = %lease.batch, chunk = lease.chunk.0, error = format!("{error:#}"),
+                                "a chunk cannot be read; it is put back"
+                            );
+                            // If this fails too, the lease runs out by itself.
+                            let _ = ctx.store.park(&lease, Parking { has_progress: true }).await;
+                            Ok(Errand::LoadFailed(lease.batch))
+                        }
+                    }
                 }
                 Err(error @ StoreError::Damaged(_)) => Err(error.into()),
                 Err(error) => {

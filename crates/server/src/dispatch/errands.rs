@@ -23,6 +23,8 @@ pub(super) enum Errand {
     Claimed(Option<Box<Loaded>>),
     /// The store could not be asked; later.
     ClaimFailed,
+    /// The chunk of this batch could not be read.
+    LoadFailed(BatchId),
     /// The chunk has left: it is done, put back, or was lost.
     Left(ChunkSlot, BatchId, ChunkNumber, Departure),
     Renewed(Vec<(ChunkSlot, Hold)>),
@@ -51,6 +53,10 @@ impl Dispatch {
         match errand {
             Errand::Claimed(loaded) => self.on_claimed(loaded.map(|loaded| *loaded)),
             Errand::ClaimFailed => self.claims.on_answer(false),
+            Errand::LoadFailed(batch) => {
+                self.claims.pass_over(batch);
+                self.claims.on_answer(true);
+            }
             Errand::Left(slot, batch, chunk, departure) => self.on_left(slot, &batch, chunk, departure),
             Errand::Renewed(holds) => {
                 self.claims.is_renewing = false;
