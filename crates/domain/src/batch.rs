@@ -101,6 +101,8 @@ pub enum BatchEvent {
     Reject,
     /// Every request has a durable result.
     Finish,
+    /// Some of those results were found damaged: their requests run again.
+    Reopen,
     /// A hard deadline has passed.
     Expire,
     Cancel,
@@ -109,8 +111,8 @@ pub enum BatchEvent {
 }
 
 impl BatchEvent {
-    pub const ALL: [Self; 6] =
-        [Self::Plan, Self::Reject, Self::Finish, Self::Expire, Self::Cancel, Self::Close];
+    pub const ALL: [Self; 7] =
+        [Self::Plan, Self::Reject, Self::Finish, Self::Reopen, Self::Expire, Self::Cancel, Self::Close];
 }
 
 impl BatchState {
@@ -132,7 +134,9 @@ impl BatchState {
 
     pub fn next(self, event: BatchEvent) -> Result<Self, IllegalTransition> {
         match (self, event) {
-            (Self::Validating, BatchEvent::Plan) => Ok(Self::InProgress),
+            (Self::Validating, BatchEvent::Plan) | (Self::Finalizing, BatchEvent::Reopen) => {
+                Ok(Self::InProgress)
+            }
             (Self::Validating, BatchEvent::Reject) => Ok(Self::Failed),
             (Self::InProgress, BatchEvent::Finish) => Ok(Self::Finalizing),
             (Self::InProgress, BatchEvent::Expire) => Ok(Self::Expiring),
@@ -221,7 +225,11 @@ impl BatchMoments {
             .fold(now, UnixTime::max);
         match state {
             BatchState::Validating => {}
-            BatchState::InProgress => self.in_progress_at = Some(now),
+            BatchState::InProgress => {
+                self.in_progress_at.get_or_insert(now);
+                // A batch that goes back has not passed through what it goes back from.
+                self.finalizing_at = None;
+            }
             BatchState::Finalizing | BatchState::Expiring => self.finalizing_at = Some(now),
             BatchState::Cancelling => self.cancelling_at = Some(now),
             BatchState::Completed => self.completed_at = Some(now),
@@ -369,5 +377,16 @@ mod tests {
         moments.reach(BatchState::Completed, at(1_000));
         assert_eq!(moments.finalizing_at, Some(at(7_000)));
         assert_eq!(moments.completed_at, Some(at(7_000)));
+    }
+
+    #[test]
+    fn a_reopened_batch_was_not_finalizing() {
+        let at = UnixTime::from_millis;
+        let mut moments = BatchMoments::new(at(1), at(9_000));
+        moments.reach(BatchState::InProgress, at(2));
+        let running = moments;
+        moments.reach(BatchState::Finalizing, at(3));
+        moments.reach(BatchState::InProgress, at(4));
+        assert_eq!(moments, running);
     }
 }

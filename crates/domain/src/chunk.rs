@@ -29,12 +29,14 @@ pub enum ChunkEvent {
     /// The holder gives it back, or its lease is taken away.
     Park,
     Complete,
+    /// Some of its results were found damaged.
+    Reopen,
     /// The batch was cancelled or has expired.
     Drop,
 }
 
 impl ChunkEvent {
-    pub const ALL: [Self; 4] = [Self::Claim, Self::Park, Self::Complete, Self::Drop];
+    pub const ALL: [Self; 5] = [Self::Claim, Self::Park, Self::Complete, Self::Reopen, Self::Drop];
 }
 
 impl ChunkState {
@@ -43,7 +45,7 @@ impl ChunkState {
     pub fn next(self, event: ChunkEvent) -> Result<Self, IllegalTransition> {
         match (self, event) {
             (Self::Ready | Self::Parked, ChunkEvent::Claim) => Ok(Self::Leased),
-            (Self::Leased, ChunkEvent::Park) => Ok(Self::Parked),
+            (Self::Leased, ChunkEvent::Park) | (Self::Done, ChunkEvent::Reopen) => Ok(Self::Parked),
             (Self::Leased, ChunkEvent::Complete) => Ok(Self::Done),
             (Self::Ready | Self::Parked | Self::Leased, ChunkEvent::Drop) => Ok(Self::Dropped),
             _ => Err(IllegalTransition::new(self.as_str(), event)),
@@ -111,7 +113,7 @@ pub struct Chunk {
     pub log_from: Option<LogPosition>,
     /// How often it was taken over with no new result since. Too often, and it is split.
     pub fruitless_takeovers: u32,
-    /// Final once the chunk is done; zero before.
+    /// What it came to when it was done; zero while it is not.
     pub tally: Tally,
 }
 

@@ -38,7 +38,8 @@ macro_rules! conformance_cases {
                 nothing_to_claim;
             chunks: begun_once, renewed_while_held, stale_lease_changes_nothing, last_one_finishes_the_batch,
                 parked_and_counted, split_in_two, split_out_of_range_is_an_error, recovered_from_others,
-                expired_leases_are_taken_back, taken_back_after_the_end_is_dropped;
+                expired_leases_are_taken_back, taken_back_after_the_end_is_dropped, reopened_when_done,
+                reopening_what_is_not_done_is_an_error;
             endings: cancel_drops_what_nobody_holds, cancel_while_validating_is_closable, repeated_cancel_is_quiet,
                 expiry_ends_only_hard_ones, closable_when_nobody_holds, closed_with_its_files,
                 late_completion_keeps_the_end, deleted_with_all_that_is_its_own;

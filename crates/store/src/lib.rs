@@ -324,6 +324,9 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Moved>;
     /// `Expire`, for batches in progress with hard expiry that are past their end. Chunks as in `cancel_batch`.
     async fn expire_batches(&self, now: UnixTime) -> Result<Vec<BatchId>>;
+    /// `Reopen`: results of these chunks, which are done, were found damaged. They are parked again with their
+    /// `log_from`, and what they came to is taken off the batch's tally. No chunk, or one that is not done, is an error.
+    async fn reopen_batch(&self, id: &BatchId, chunks: &[ChunkNumber], now: UnixTime) -> Result<Moved>;
     /// `Close`: the terminal status, the final tally and both files in one step. Legal only when no chunk is held.
     async fn close_batch(&self, id: &BatchId, closing: Closing, now: UnixTime) -> Result<Moved>;
     /// Deletes a terminal batch with its chunks and hides its output and error file (the input stays); its children keep

@@ -212,6 +212,10 @@ impl Store for ModelStore {
         Ok(self.state().expire_batches(now))
     }
 
+    async fn reopen_batch(&self, id: &BatchId, chunks: &[ChunkNumber], now: UnixTime) -> Result<Moved> {
+        self.state().reopen_batch(id, chunks, now)
+    }
+
     async fn close_batch(&self, id: &BatchId, closing: Closing, now: UnixTime) -> Result<Moved> {
         self.state().close_batch(id, closing, now)
     }

@@ -20,7 +20,9 @@ use async_trait::async_trait;
 use overnight_domain::batch::{Batch, BatchError, BatchState};
 use overnight_domain::chunk::{Chunk, Lease, LogPosition};
 use overnight_domain::file::{File, Part, Upload};
-use overnight_domain::ids::{BatchId, BlobKey, FileId, PartId, TenantId, UploadId, WorkerId};
+use overnight_domain::ids::{
+    BatchId, BlobKey, ChunkNumber, FileId, PartId, TenantId, UploadId, WorkerId,
+};
 use overnight_domain::tally::Tally;
 use overnight_domain::time::UnixTime;
 
@@ -185,6 +187,11 @@ impl Store for SqliteStore {
 
     async fn expire_batches(&self, now: UnixTime) -> Result<Vec<BatchId>> {
         self.0.write(move |db| batches::expire(db, now)).await
+    }
+
+    async fn reopen_batch(&self, id: &BatchId, chunks: &[ChunkNumber], now: UnixTime) -> Result<Moved> {
+        let (id, chunks) = (id.clone(), chunks.to_vec());
+        self.0.write(move |db| batches::reopen(db, &id, &chunks, now)).await
     }
 
     async fn close_batch(&self, id: &BatchId, closing: Closing, now: UnixTime) -> Result<Moved> {

@@ -105,6 +105,7 @@ async fn apply(store: &dyn Store, batch: &Batch, event: BatchEvent) -> Result<bo
     let moved = match event {
         BatchEvent::Plan => store.plan_batch(id, planned(2), at(120)).await?,
         BatchEvent::Reject => store.reject_batch(id, Vec::new(), at(120)).await?,
+        BatchEvent::Reopen => store.reopen_batch(id, &[ChunkNumber(0)], at(120)).await?,
         BatchEvent::Cancel => store.cancel_batch(&owner(), id, at(120)).await?,
         BatchEvent::Close => {
             store.close_batch(id, closing(3_000 + number, 4_000 + number), at(120)).await?
@@ -155,6 +156,7 @@ pub(super) async fn every_event_in_every_state(store: &dyn Store) -> Result<()> 
     for moved in [
         store.plan_batch(&batch_id(1), planned(1), at(1)).await?,
         store.reject_batch(&batch_id(1), Vec::new(), at(1)).await?,
+        store.reopen_batch(&batch_id(1), &[ChunkNumber(0)], at(1)).await?,
         store.cancel_batch(&owner(), &batch_id(1), at(1)).await?,
         store.close_batch(&batch_id(1), closing(1, 2), at(1)).await?,
         store.delete_batch(&owner(), &batch_id(1), at(1)).await?,

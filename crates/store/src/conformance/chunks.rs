@@ -8,8 +8,8 @@ use overnight_domain::ids::{BatchId, ChunkNumber, LeaseToken};
 use overnight_domain::tally::Tally;
 
 use super::samples::{
-    NO_PROGRESS, PROGRESS, at, batch, batch_id, claim, log, owner, read, start, take, take_and_begin,
-    tally, worker_id,
+    NO_PROGRESS, PROGRESS, at, batch, batch_id, claim, log, moved_to, owner, read, start, take,
+    take_and_begin, tally, worker_id,
 };
 use crate::{ClaimQuery, Hold, Result, Store};
 
@@ -211,5 +211,59 @@ pub(super) async fn taken_back_after_the_end_is_dropped(store: &dyn Store) -> Re
     assert_eq!(open, store.chunks(&id).await?[..2], "their results are still to be written out");
     assert!(open.iter().all(|chunk| chunk.state == ChunkState::Dropped));
     assert_eq!(store.closable(9).await?.len(), 1);
+    Ok(())
+}
+
+pub(super) async fn reopened_when_done(store: &dyn Store) -> Result<()> {
+    let id = start(store, batch(1), 3).await?.id;
+    for token in 1..=3 {
+        let lease = take_and_begin(store, token).await?.lease;
+        store.complete(&lease, tally(10 - token, token), at(60)).await?;
+    }
+    let finished = read(store, &id).await?;
+    assert_eq!(finished.state, BatchState::Finalizing);
+    let before = store.chunks(&id).await?;
+
+    let numbers = [ChunkNumber(2), ChunkNumber(0)];
+    let reopened = moved_to(store.reopen_batch(&id, &numbers, at(70)).await?);
+    assert_eq!(reopened, read(store, &id).await?);
+    assert_eq!((reopened.state, reopened.tally), (BatchState::InProgress, tally(8, 2)));
+    assert_eq!(reopened.moments.finalizing_at, None, "it was not passed through");
+    assert_eq!(reopened.moments.in_progress_at, finished.moments.in_progress_at);
+    let parked =
+        |chunk: &Chunk| Chunk { state: ChunkState::Parked, tally: Tally::default(), ..chunk.clone() };
+    let expected = [parked(&before[0]), before[1].clone(), parked(&before[2])];
+    assert_eq!(store.chunks(&id).await?, expected);
+    let open = store.batch(&owner(), &id).await?.expect("it was read above").open;
+    assert_eq!(open, [ChunkNumber(0), ChunkNumber(2)]);
+    assert_eq!(store.closable(9).await?, []);
+
+    // They run as any, and the last one finishes the batch again.
+    for (token, number) in [(4, 0), (5, 2)] {
+        let claimed = take(store, token).await?;
+        assert_eq!(claimed.lease.chunk, ChunkNumber(number));
+        assert_eq!(claimed.chunk.log_from, before[number as usize].log_from);
+        let tally = before[number as usize].tally;
+        assert_eq!(store.complete(&claimed.lease, tally, at(80)).await?, Hold::Held);
+    }
+    let again = read(store, &id).await?;
+    assert_eq!((again.state, again.tally), (BatchState::Finalizing, finished.tally));
+    assert_eq!(again.moments.finalizing_at, Some(at(80)));
+    assert_eq!(store.chunks(&id).await?, before);
+    Ok(())
+}
+
+pub(super) async fn reopening_what_is_not_done_is_an_error(store: &dyn Store) -> Result<()> {
+    let id = start(store, batch(1), 2).await?.id;
+    for token in 1..=2 {
+        let lease = take_and_begin(store, token).await?.lease;
+        store.complete(&lease, tally(9, 1), at(60)).await?;
+    }
+    let (before, chunks) = (read(store, &id).await?, store.chunks(&id).await?);
+    for numbers in [&[][..], &[0, 2], &[1, 1]] {
+        let numbers = numbers.iter().copied().map(ChunkNumber).collect::<Vec<_>>();
+        assert!(store.reopen_batch(&id, &numbers, at(70)).await.is_err(), "{numbers:?}");
+        assert_eq!((&read(store, &id).await?, &store.chunks(&id).await?), (&before, &chunks));
+    }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Batches, in the model.
 
+use std::collections::BTreeSet;
+
 use overnight_domain::batch::{Batch, BatchError, BatchEvent, BatchState};
 use overnight_domain::chunk::{Chunk, ChunkEvent, ChunkState};
 use overnight_domain::ids::{BatchId, ChunkNumber, TenantId};
@@ -197,6 +199,37 @@ impl State {
             self.drop_unheld(id);
         }
         late
+    }
+
+    pub(super) fn reopen_batch(
+        &mut self,
+        id: &BatchId,
+        numbers: &[ChunkNumber],
+        now: UnixTime,
+    ) -> Result<Moved> {
+        if numbers.is_empty() {
+            return Err(StoreError::Damaged(format!("batch `{id}` cannot be reopened without a chunk")));
+        }
+        let Some(entry) = self.batches.get(id) else { return Ok(Moved::NotFound) };
+        if entry.batch.state.next(BatchEvent::Reopen).is_err() {
+            return Ok(Moved::Illegal(Box::new(entry.batch.clone())));
+        }
+        let wanted = numbers.iter().collect::<BTreeSet<_>>();
+        let is_done = |number: &ChunkNumber| {
+            let entry = self.chunks.get(&(id.clone(), *number));
+            entry.is_some_and(|entry| entry.chunk.state == ChunkState::Done)
+        };
+        if wanted.len() < numbers.len() || !numbers.iter().all(is_done) {
+            return Err(StoreError::Damaged(format!("not all of the chunks of batch `{id}` are done")));
+        }
+        for number in numbers {
+            let entry = self.chunks.get_mut(&(id.clone(), *number)).expect("found above");
+            entry.chunk.state = ChunkState::Parked;
+            entry.chunk.tally = Tally::default();
+        }
+        let chunks = self.chunks_of(id).map(|entry| entry.chunk.tally);
+        let tally = chunks.fold(Tally::default(), |sum, tally| sum + tally);
+        Ok(self.transition(id, BatchEvent::Reopen, now, |batch| batch.tally = tally))
     }
 
     pub(super) fn close_batch(

@@ -199,6 +199,22 @@ pub(super) fn expire(db: &Connection, now: UnixTime) -> Result<Vec<BatchId>> {
     Ok(ids)
 }
 
+pub(super) fn reopen(
+    db: &Connection,
+    id: &BatchId,
+    numbers: &[ChunkNumber],
+    now: UnixTime,
+) -> Result<Moved> {
+    if numbers.is_empty() {
+        return Err(StoreError::Damaged(format!("batch `{id}` cannot be reopened without a chunk")));
+    }
+    transition(find(db, id)?, db, BatchEvent::Reopen, now, |batch| {
+        chunks::reopen(db, id, numbers)?;
+        batch.tally = chunks::tally(db, id)?;
+        Ok(())
+    })
+}
+
 pub(super) fn close(db: &Connection, id: &BatchId, closing: Closing, now: UnixTime) -> Result<Moved> {
     let batch = match find(db, id)? {
         Some(batch) if chunks::is_any_held(db, id)? => return Ok(Moved::Illegal(Box::new(batch))),

@@ -152,6 +152,30 @@ pub(super) fn chunks(db: &Connection, batch: &BatchId) -> Result<Vec<Chunk>> {
     select(db, "SELECT * FROM chunks WHERE batch = ?1 ORDER BY number", [batch.as_str()])
 }
 
+/// Parks chunks that are done.
+pub(super) fn reopen(db: &Connection, batch: &BatchId, numbers: &[ChunkNumber]) -> Result<()> {
+    for number in numbers {
+        let found = db
+            .prepare_cached("SELECT * FROM chunks WHERE batch = ?1 AND number = ?2")?
+            .query_row(params![batch.as_str(), number.0], read)
+            .optional()?;
+        let Some(mut chunk) = found else {
+            return Err(StoreError::Damaged(format!("batch `{batch}` has no chunk `{}`", number.0)));
+        };
+        let from = chunk.state;
+        chunk.state = next(from, ChunkEvent::Reopen)?;
+        chunk.tally = Tally::default();
+        save(db, &chunk, from, None)?;
+    }
+    Ok(())
+}
+
+/// The sum over the chunks of a batch.
+pub(super) fn tally(db: &Connection, batch: &BatchId) -> Result<Tally> {
+    let chunks = chunks(db, batch)?;
+    Ok(chunks.iter().fold(Tally::default(), |sum, chunk| sum + chunk.tally))
+}
+
 /// The end of a batch, before its time, for the chunks that nobody holds.
 pub(super) fn drop_unheld(db: &Connection, batch: &BatchId) -> Result<()> {
     db.prepare_cached(

@@ -8,7 +8,7 @@ use std::time::Duration;
 use overnight_domain::batch::{Batch, BatchState, Pause, PausedBy};
 use overnight_domain::chunk::Lease;
 use overnight_domain::file::File;
-use overnight_domain::ids::{BatchId, LeaseToken, TenantId};
+use overnight_domain::ids::{BatchId, ChunkNumber, LeaseToken, TenantId};
 use overnight_domain::time::UnixTime;
 use overnight_store::conformance::samples::{
     at, batch, batch_id, closing, file, file_id, log, owner, part, part_id, planned, roomy, stranger,
@@ -183,6 +183,11 @@ async fn apply_to_batches(store: &dyn Store, step: Step) -> Answer {
             let files = closing(100 + step.number, 500 + step.number);
             let files = if b % 2 == 0 { Closing { error: None, ..files } } else { files };
             said(store.close_batch(&id, files, now).await)
+        }
+        23 if b % 2 == 0 => {
+            // Mostly the first chunk alone; at times none, several, or ones that are not there.
+            let numbers = (0..(b / 2) % 4).map(|at| ChunkNumber(at * (1 + c % 3))).collect::<Vec<_>>();
+            said(store.reopen_batch(&id, &numbers, now).await)
         }
         23 => said(store.delete_batch(&tenant, &id, now).await),
         _ => {
