@@ -96,10 +96,9 @@ impl Dispatch {
         if self.claims.is_claiming || self.claims.is_dry || !self.may_send() {
             return;
         }
+        // While no endpoint is up nothing is short, but what is urgent is claimed all the same: it is first when one is
+        // back.
         let capacity = self.core.capacity();
-        if capacity == 0 {
-            return;
-        }
         let wanted = (capacity * WINDOWS_AHEAD).max(REQUESTS_AHEAD.min(capacity * 64));
         let is_short =
             self.core.unsent() < wanted && self.lines_len < self.ctx.config.dispatch.memory_len / 2;
@@ -156,7 +155,8 @@ impl Dispatch {
         self.claims.on_answer(loaded.is_some());
         let Some(Loaded { held, models, done }) = loaded else { return };
         let batch = &held.batch;
-        if !models.iter().any(|model| self.core.is_model_served(model)) {
+        let is_anybody_up = self.core.capacity() > 0;
+        if is_anybody_up && !models.iter().any(|model| self.core.is_model_served(model)) {
             self.claims.unserved.insert(batch.id.clone(), Instant::now());
         }
         let terms = BatchTerms {
