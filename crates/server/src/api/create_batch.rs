@@ -28,6 +28,7 @@ use crate::api::multipart;
 use crate::api::receive::{self, FilePlan, Settings};
 use crate::clock;
 use crate::context::Context;
+use crate::disk;
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const RETRY_COUNT: &str = "x-stainless-retry-count";
@@ -149,7 +150,7 @@ async fn admit(ctx: &Context, creation: Creation<'_>) -> Result<Batch> {
         tally: Tally::default(),
         output_file: None,
         error_file: None,
-        reserved_len: reserved_len(file.lines, file.len),
+        reserved_len: disk::reservation(file.lines, file.len),
     };
     let admission = Admission {
         unfinished_batches_max: limits.unfinished_batches,
@@ -181,18 +182,6 @@ async fn read_again(ctx: &Context, batch: &Batch, reason: String) -> Result<Batc
         Some(row) => Ok(row.batch),
         None => Err(ApiError::from(StoreError::Unavailable(reason))),
     }
-}
-
-/// The disk that a batch may need until it is planned, when it is measured: 64 bytes a line for the plan, two and a
-/// half times the input for results and output (an answer repeats no prompt, but stands in a segment and in the output
-/// at once), and a floor for what does not depend on size.
-const fn reserved_len(lines: u64, len: u64) -> u64 {
-    const FLOOR: u64 = 1024 * 1024;
-    FLOOR
-        .saturating_add(lines.saturating_mul(64))
-        .saturating_add(len / 2)
-        .saturating_add(len)
-        .saturating_add(len)
 }
 
 /// The name of a creation: the caller's own, or what it says. A body alone names one only when the SDK says that it is
