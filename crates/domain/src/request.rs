@@ -170,7 +170,8 @@ pub fn model_of(body: &str) -> Option<Cow<'_, str>> {
 pub fn with_model(body: &str, model: &str) -> Option<Vec<u8>> {
     #[derive(Deserialize)]
     struct Named<'a> {
-        #[serde(borrow)]
+        // A model of `null` names none and is replaced all the same: a second `model` would make the body ambiguous.
+        #[serde(borrow, default, deserialize_with = "even_null")]
         model: Option<&'a RawValue>,
     }
     let named: Named<'_> = serde_json::from_str(body).ok()?;
@@ -189,6 +190,10 @@ pub fn with_model(body: &str, model: &str) -> Option<Vec<u8>> {
         out.extend_from_slice(inside.as_bytes());
     }
     Some(out)
+}
+
+fn even_null<'de, D: serde::Deserializer<'de>>(reader: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(reader).map(Some)
 }
 
 /// Why serde could not read the envelope: no JSON at all, or JSON of another shape.

@@ -103,6 +103,8 @@ fn a_model_is_put_in_place_and_nothing_else_changes() {
     );
     assert_eq!(replaced(r#"{"a":1}"#).unwrap(), r#"{"model":"n\"ew","a":1}"#);
     assert_eq!(replaced("{ }").unwrap(), r#"{"model":"n\"ew" }"#);
+    // A line with `null` for its model went to the engine with two models, the second of which was `null`.
+    assert_eq!(replaced(r#"{"a":1,"model":null}"#).unwrap(), r#"{"a":1,"model":"n\"ew"}"#);
     assert_eq!(replaced("[]"), None);
 }
 
