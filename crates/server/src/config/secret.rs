@@ -1,5 +1,7 @@
 //! Values that must never be shown: they are named in the configuration, and read from somewhere else.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 use super::Secret;
@@ -15,7 +17,7 @@ pub(super) fn read(reference: &str, environment: &Environment) -> Result<Secret,
             .get(name)
             .ok_or_else(|| format!("names the variable `{name}`, which is not set"))?
             .to_owned(),
-        Some(("file", path)) => std::fs::read_to_string(Path::new(path))
+        Some(("file", path)) => read_file(Path::new(path))
             .map_err(|error| format!("names the file `{path}`, which cannot be read: {error}"))?,
         // The text itself may be the secret: it is not repeated.
         _ => return Err("must be `env:NAME` or `file:PATH`, never the secret itself".to_owned()),
@@ -28,6 +30,13 @@ pub(super) fn read(reference: &str, environment: &Environment) -> Result<Secret,
         return Err(format!("`{reference}` is no key: it must be one line of text"));
     }
     Ok(Secret::new(value))
+}
+
+/// A little more than a key at most, so that a wrong file is seen as one without being read to its end.
+fn read_file(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(SECRET_LEN_MAX as u64 * 2).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Whether the text names a secret rather than being one.
