@@ -1,5 +1,7 @@
 //! Multipart forms as a stream of fields, in whatever order the client sends them.
 
+mod paced;
+
 use axum::body::Body;
 use axum::extract::Request;
 use http::header::{CONTENT_TYPE, HeaderMap};
@@ -7,11 +9,14 @@ use multer::{Constraints, Field, Multipart, SizeLimit};
 
 use crate::api::body;
 use crate::api::error::{self, ApiError};
+use paced::{Allowance, HeadTooLong, Paced};
 
 /// Fields of one form. What we know of are fewer than ten, and metadata may add 16.
 const FIELDS_MAX: usize = 64;
 /// A text field: metadata as JSON is the longest.
 const TEXT_LEN_MAX: usize = 64 * 1024;
+/// Boundary and headers of a field, and what stands before the first one.
+const HEAD_LEN_MAX: usize = 16 * 1024;
 const FILENAME_LEN_MAX: usize = overnight_domain::limits::FILENAME_LEN_MAX;
 
 pub(super) fn is_form(headers: &HeaderMap) -> bool {
@@ -39,6 +44,7 @@ impl Fields {
 
 pub(super) struct Form {
     parts: Multipart<'static>,
+    allowance: Allowance,
     seen: usize,
 }
 
@@ -50,20 +56,25 @@ impl Form {
         let body: Body = request.into_body();
         // Lengths are counted where the fields are read: only there it is known which limit holds.
         let limits = SizeLimit::new().whole_stream(u64::MAX).per_field(u64::MAX);
+        let allowance = Allowance::new();
         let parts = Multipart::with_constraints(
-            body.into_data_stream(),
+            Paced::new(body.into_data_stream(), allowance.clone()),
             boundary,
             Constraints::new().size_limit(limits),
         );
-        Ok(Self { parts, seen: 0 })
+        Ok(Self { parts, allowance, seen: 0 })
     }
 
+    /// The field before has been read to its end.
     pub(super) async fn next(&mut self) -> Result<Option<Field<'static>>, ApiError> {
         self.seen += 1;
         if self.seen > FIELDS_MAX + 1 {
             return Err(error::form_too_large("fields", FIELDS_MAX));
         }
-        self.parts.next_field().await.map_err(broken)
+        self.allowance.set(HEAD_LEN_MAX);
+        let field = self.parts.next_field().await.map_err(broken);
+        self.allowance.lift();
+        field
     }
 }
 
@@ -84,6 +95,9 @@ pub(super) async fn text(mut field: Field<'static>, fields: &mut Fields) -> Resu
 
 pub(super) fn broken(error: multer::Error) -> ApiError {
     match error {
+        multer::Error::StreamReadFailed(cause) if cause.is::<HeadTooLong>() => {
+            error::form_too_large("bytes before a field", HEAD_LEN_MAX)
+        }
         multer::Error::StreamReadFailed(cause) => body::broken(&*cause),
         multer::Error::IncompleteStream
         | multer::Error::IncompleteFieldData { .. }
@@ -111,7 +125,88 @@ pub(super) fn filename(sent: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use bytes::Bytes;
+    use futures::stream::{self, StreamExt as _};
+
     use super::*;
+
+    const PIECE_LEN: usize = 16 * 1024;
+
+    /// A form that begins with `head` and goes on for 64 MiB, as fast as it is read, with what was read of it.
+    fn long_form(head: &'static str) -> (Form, Arc<AtomicUsize>) {
+        let read = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&read);
+        let rest = stream::iter(0..4_096).map(|_| Bytes::from_static(&[b'x'; PIECE_LEN]));
+        let pieces = stream::iter([Bytes::from_static(head.as_bytes())]).chain(rest).map(move |piece| {
+            count.fetch_add(piece.len(), Ordering::Relaxed);
+            Ok::<_, Infallible>(piece)
+        });
+        let request = Request::builder()
+            .header(CONTENT_TYPE, "multipart/form-data; boundary=b")
+            .body(Body::from_stream(pieces))
+            .unwrap();
+        (Form::of(request).expect("the type is well-formed"), read)
+    }
+
+    /// The form's parser gathers what stands before a field until it has all of it: a form without a boundary, or with
+    /// a header that never ends, was taken into memory whole.
+    #[tokio::test]
+    async fn what_stands_before_a_field_is_bounded() {
+        for head in
+            ["", "--b\r\n", "--b\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n--b\r\nX: "]
+        {
+            let (mut form, read) = long_form(head);
+            let refusal = loop {
+                match form.next().await {
+                    Ok(Some(field)) => text(field, &mut Fields::default()).await.unwrap(),
+                    Ok(None) => panic!("the form has no end"),
+                    Err(refusal) => break refusal,
+                }
+            };
+            assert!(format!("{refusal:?}").contains("bytes before a field"), "{refusal:?}");
+            let read = read.load(Ordering::Relaxed);
+            assert!(read <= HEAD_LEN_MAX + 3 * PIECE_LEN, "{read} bytes were read");
+        }
+    }
+
+    /// The parser reads whatever is there before it hands out the first byte: with a fast caller and a slow disk that
+    /// was the whole file.
+    #[tokio::test]
+    async fn a_file_is_not_read_ahead() {
+        let head = "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\n";
+        let (mut form, read) = long_form(head);
+        let mut field = form.next().await.unwrap().expect("a field");
+        let mut taken = 0;
+        while let Ok(Some(piece)) = field.chunk().await {
+            taken += piece.len();
+            let ahead = read.load(Ordering::Relaxed) - taken;
+            assert!(ahead <= 4 * PIECE_LEN, "{ahead} bytes are in memory");
+        }
+        assert!(taken > 60 << 20, "{taken} bytes of the file arrived");
+    }
+
+    #[tokio::test]
+    async fn fields_are_counted() {
+        let part = "--b\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n";
+        for (count, is_taken) in [(FIELDS_MAX, true), (FIELDS_MAX + 1, false)] {
+            let request = Request::builder()
+                .header(CONTENT_TYPE, "multipart/form-data; boundary=b")
+                .body(Body::from(format!("{}--b--", part.repeat(count))))
+                .unwrap();
+            let mut form = Form::of(request).expect("the type is well-formed");
+            let end = loop {
+                match form.next().await {
+                    Ok(Some(field)) => text(field, &mut Fields::default()).await.unwrap(),
+                    end => break end.map(|_| ()),
+                }
+            };
+            assert_eq!(end.is_ok(), is_taken, "{count} fields: {end:?}");
+        }
+    }
 
     #[test]
     fn only_the_last_component_of_a_name_is_kept() {
