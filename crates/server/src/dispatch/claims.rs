@@ -10,7 +10,7 @@ use overnight_store::{ClaimQuery, Parking, StoreError};
 
 use super::Dispatch;
 use super::chunks::{self, Loaded};
-use super::errands::Errand;
+use super::errands::{Errand, put_back};
 use crate::clock;
 
 /// A batch that nobody can serve now is passed over for so long.
@@ -136,8 +136,7 @@ impl Dispatch {
                                 batch = %lease.batch, chunk = lease.chunk.0, error = format!("{error:#}"),
                                 "a chunk cannot be read; it is put back"
                             );
-                            // If this fails too, the lease runs out by itself.
-                            let _ = ctx.store.park(&lease, Parking { has_progress: true }).await;
+                            put_back(&ctx, &lease, Parking { has_progress: true }).await?;
                             Ok(Errand::LoadFailed(lease.batch))
                         }
                     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use overnight_domain::batch::{BatchState, Pause, PausedBy};
+use overnight_domain::chunk::Lease;
 use overnight_domain::dispatch::{ChunkSlot, EndpointNumber};
 use overnight_domain::fault::Fault;
 use overnight_domain::ids::{BatchId, ChunkNumber};
@@ -12,6 +13,7 @@ use overnight_store::{BatchPatch, Hold, Parking, StoreError};
 use super::Dispatch;
 use super::chunks::Loaded;
 use crate::clock;
+use crate::context::Context;
 
 /// How long to wait before a store that cannot be reached is asked again.
 const STORE_RETRY: Duration = Duration::from_millis(500);
@@ -157,16 +159,7 @@ impl Dispatch {
         let (ctx, lease) = (self.ctx.clone(), held.lease.clone());
         let parking = Parking { has_progress: held.has_progress };
         self.errands.spawn(async move {
-            loop {
-                match ctx.store.park(&lease, parking).await {
-                    Ok(_) => break,
-                    Err(error @ StoreError::Damaged(_)) => return Err(error.into()),
-                    Err(error) => {
-                        tracing::warn!(%error, batch = %lease.batch, "a chunk waits for the store");
-                    }
-                }
-                tokio::time::sleep(STORE_RETRY).await;
-            }
+            put_back(&ctx, &lease, parking).await?;
             Ok(Errand::Left(slot, lease.batch, lease.chunk, Departure::PutBack))
         });
     }
@@ -303,5 +296,19 @@ impl Dispatch {
             }
             Ok(Errand::Paused)
         });
+    }
+}
+
+/// Gives a lease back, however long the store takes: nobody else would while this process lives.
+pub(super) async fn put_back(ctx: &Context, lease: &Lease, parking: Parking) -> anyhow::Result<()> {
+    loop {
+        match ctx.store.park(lease, parking).await {
+            Ok(_) => return Ok(()),
+            Err(error @ StoreError::Damaged(_)) => return Err(error.into()),
+            Err(error) => {
+                tracing::warn!(%error, batch = %lease.batch, "a chunk waits for the store");
+            }
+        }
+        tokio::time::sleep(STORE_RETRY).await;
     }
 }
