@@ -36,6 +36,11 @@ impl Reply {
         meter: &Meter,
     ) -> Self {
         let mut body = Bytes::new();
+        // An answer that says itself that it is too long is not read: a window of them would not fit into memory. Of
+        // an error the beginning is wanted all the same.
+        if head.status.is_success() && incoming.size_hint().lower() > limit {
+            return Self { head, body, end: BodyEnd::Over };
+        }
         let end = read_body(&mut incoming, &mut body, limit, patience, meter).await;
         Self { head, body, end }
     }

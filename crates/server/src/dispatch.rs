@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use overnight_domain::dispatch::{ChunkSlot, Dispatcher, EndpointNumber, Followup, Recorded};
+use overnight_domain::fault::Fault;
 use overnight_domain::ids::{BatchId, DispatchToken, LeaseToken};
 use overnight_domain::limits::SHUTDOWN_GRACE;
 use overnight_domain::time::UnixTime;
@@ -213,6 +214,10 @@ impl Dispatch {
             }
             Err(fault) => {
                 tracing::debug!(?fault, "a call ended without an answer");
+                // It was in memory up to the limit, and others like it may come.
+                if let Fault::TooLong { limit } = &fault {
+                    self.answer_len = self.answer_len.max(*limit);
+                }
                 match self.core.faulted(ended.token, fault, now) {
                     Followup::Late | Followup::Again => Ok(()),
                     Followup::Failed { recorded, failure } => {
