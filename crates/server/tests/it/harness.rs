@@ -1,9 +1,9 @@
 //! Starts the real server with the stand-in engine, talks HTTP to it, kills it and starts it again.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use overnight_sim::{Engine, Script};
@@ -42,6 +42,13 @@ impl Server {
     }
 
     pub(crate) fn with(setup: Setup) -> Self {
+        let mut server = Self::idle(setup);
+        server.up();
+        server
+    }
+
+    /// Everything but the process.
+    pub(crate) fn idle(setup: Setup) -> Self {
         let engine = Engine::start(setup.script).unwrap();
         let settings = format!(
             "{}\n[[engine]]\nname = \"sim\"\nkind = \"openai\"\nurl = \"{}/v1\"\n{}\n",
@@ -52,23 +59,40 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("server.log");
         let address = free_address();
-        let mut server =
-            Self { engine, folder, address, child: None, settings, environment: setup.environment, log };
-        server.up();
-        server
+        Self { engine, folder, address, child: None, settings, environment: setup.environment, log }
     }
 
     /// Starts the process and waits until it is ready.
     pub(crate) fn up(&mut self) {
+        if let Some(status) = self.try_up() {
+            panic!("the server ended with {status}:\n{}", self.log());
+        }
+    }
+
+    /// Starts the process and waits until it is ready or has ended; then its status is returned.
+    pub(crate) fn try_up(&mut self) -> Option<ExitStatus> {
         self.spawn();
+        self.wait_until_ready()
+    }
+
+    /// Waits until the process is ready or has ended.
+    pub(crate) fn wait_until_ready(&mut self) -> Option<ExitStatus> {
         let started = Instant::now();
         while self.get("/health/ready").is_none_or(|answer| answer.status != 200) {
-            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
-                panic!("the server ended with {status}:\n{}", self.log());
+            if let Some(status) = self.has_ended() {
+                return Some(status);
             }
             assert!(started.elapsed() < PATIENCE, "the server is not ready:\n{}", self.log());
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(2));
         }
+        None
+    }
+
+    /// The status of a process that has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut().expect("the server was started").try_wait().unwrap()?;
+        self.child = None;
+        Some(status)
     }
 
     /// Starts the process without waiting.
@@ -110,8 +134,14 @@ impl Server {
         child.wait().unwrap();
     }
 
+    /// `kill -TERM`.
+    pub(crate) fn terminate(&self) {
+        let killed = Command::new("sh").args(["-c", &format!("kill -TERM {}", self.process())]).status();
+        assert!(killed.unwrap().success());
+    }
+
     /// Waits until the process has ended by itself.
-    pub(crate) fn wait_for_end(&mut self) -> std::process::ExitStatus {
+    pub(crate) fn wait_for_end(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("the server runs");
         let started = Instant::now();
         loop {
@@ -139,8 +169,12 @@ impl Server {
     }
 
     pub(crate) fn post(&self, path: &str, body: &Value) -> Answer {
+        self.try_post(path, body).expect("the server answers")
+    }
+
+    pub(crate) fn try_post(&self, path: &str, body: &Value) -> Option<Answer> {
         let headers = [("Content-Type", "application/json")];
-        self.call("POST", path, &headers, body.to_string().as_bytes()).expect("the server answers")
+        self.call("POST", path, &headers, body.to_string().as_bytes())
     }
 
     /// One HTTP call on a fresh connection. None when nobody answers.
@@ -154,10 +188,10 @@ impl Server {
         let mut head =
             format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.address);
         for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            head.extend([name, ": ", value, "\r\n"]);
         }
         if !body.is_empty() {
-            head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+            head.extend(["Content-Length: ", &body.len().to_string(), "\r\n"]);
         }
         head.push_str("\r\n");
         self.raw(&[head.as_bytes(), body].concat())
@@ -180,6 +214,16 @@ impl Server {
     }
 
     pub(crate) fn upload_as(&self, fields: &[(&str, &str)], filename: &str, content: &[u8]) -> Answer {
+        self.try_upload_as(fields, filename, content).expect("the server answers")
+    }
+
+    /// None when the server dies before it has answered.
+    pub(crate) fn try_upload_as(
+        &self,
+        fields: &[(&str, &str)],
+        filename: &str,
+        content: &[u8],
+    ) -> Option<Answer> {
         let mut body = Vec::new();
         for (name, value) in fields {
             let part =
@@ -194,7 +238,7 @@ impl Server {
         body.extend_from_slice(content);
         body.extend_from_slice(b"\r\n--sep--\r\n");
         let headers = [("Content-Type", "multipart/form-data; boundary=sep")];
-        self.call("POST", "/v1/files", &headers, &body).expect("the server answers")
+        self.call("POST", "/v1/files", &headers, &body)
     }
 
     /// Creates a batch of chat completions; returns its id.
@@ -224,13 +268,22 @@ impl Server {
 
     /// Polls until the batch is as asked.
     pub(crate) fn wait_for(&self, id: &str, is_there: impl Fn(&Value) -> bool) -> Value {
+        self.wait_within(PATIENCE, id, is_there)
+    }
+
+    pub(crate) fn wait_within(
+        &self,
+        patience: Duration,
+        id: &str,
+        is_there: impl Fn(&Value) -> bool,
+    ) -> Value {
         let started = Instant::now();
         loop {
             let batch = self.batch(id);
             if is_there(&batch) {
                 return batch;
             }
-            assert!(started.elapsed() < PATIENCE, "not reached: {batch}\n{}", self.log());
+            assert!(started.elapsed() < patience, "not reached: {batch}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -252,6 +305,7 @@ impl Server {
 }
 
 impl Drop for Server {
+    #[expect(clippy::print_stderr, reason = "what the server said is what a failed test needs")]
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();

@@ -4,5 +4,8 @@
 
 mod conformance;
 mod crash;
+mod disk;
+mod garbage;
 mod harness;
+mod model;
 mod smoke;
