@@ -16,6 +16,8 @@ mod dispatch;
 mod endpoint_names;
 mod endpoints;
 mod finalize;
+#[cfg(test)]
+mod fuzz;
 mod ingest;
 mod lines;
 mod live;

@@ -124,6 +124,9 @@ pub(super) fn filename(sent: Option<&str>) -> String {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use std::convert::Infallible;
     use std::sync::Arc;
