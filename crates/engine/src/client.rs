@@ -10,13 +10,14 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::Full;
 use overnight_domain::fault::Fault;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 
 use crate::connection::{Connection, Dial};
 use crate::endpoint::{Address, EndpointConfig, EndpointError};
 use crate::patience::Patience;
 use crate::pool::Pool;
-use crate::reply::{BodyEnd, Reply};
+use crate::reply::{BodyEnd, Reply, Room};
 use crate::tls;
 
 /// A kept connection that the engine had closed answers the first write with a reset within a round trip. One that dies
@@ -37,6 +38,7 @@ pub(crate) struct Client {
     connect_timeout: Duration,
     idle_max: Duration,
     answer_len_max: u64,
+    long_answers: Semaphore,
 }
 
 /// Why an exchange gave no reply.
@@ -60,6 +62,7 @@ impl Client {
             connect_timeout: config.connect_timeout,
             idle_max: config.idle_max,
             answer_len_max: config.answer_len_max,
+            long_answers: Semaphore::new(config.long_answers_max.max(1)),
         })
     }
 
@@ -145,8 +148,8 @@ impl Client {
         })?;
         patience.note_first_byte();
         let (head, body) = response.into_parts();
-        let limit = self.body_len_max(head.status);
-        let reply = Reply::read(head, body, limit, patience, &connection.meter).await;
+        let room = Room { len_max: self.body_len_max(head.status), long: &self.long_answers };
+        let reply = Reply::read(head, body, &room, patience, &connection.meter).await;
         if matches!(reply.end, BodyEnd::Whole) {
             self.pool.put(connection);
         }

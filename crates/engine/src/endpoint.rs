@@ -33,7 +33,12 @@ pub struct EndpointConfig {
     pub idle_max: Duration,
     /// The longest answer that is taken, in bytes.
     pub answer_len_max: u64,
+    /// Answers over a megabyte that are read at once; others of that length wait on the wire.
+    pub long_answers_max: usize,
 }
+
+/// Up to here an answer is read without asking for room.
+pub(crate) const LONG_LEN: u64 = 1024 * 1024;
 
 impl EndpointConfig {
     /// An endpoint at `url` with our defaults.
@@ -51,6 +56,8 @@ impl EndpointConfig {
             idle_max: Duration::from_secs(60),
             // As long as a request line may be: room for 500 embeddings of 4,096 numbers.
             answer_len_max: 16 * 1024 * 1024,
+            // 128 MiB of the longest ones.
+            long_answers_max: 8,
         }
     }
 }
@@ -68,6 +75,7 @@ impl fmt::Debug for EndpointConfig {
             .field("probe_timeout", &self.probe_timeout)
             .field("idle_max", &self.idle_max)
             .field("answer_len_max", &self.answer_len_max)
+            .field("long_answers_max", &self.long_answers_max)
             .finish()
     }
 }

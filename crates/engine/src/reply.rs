@@ -8,14 +8,22 @@ use http::response::Parts;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use overnight_domain::fault::Fault;
+use tokio::sync::Semaphore;
 
 use crate::connection::Meter;
+use crate::endpoint::LONG_LEN;
 use crate::patience::Patience;
 
 pub(crate) struct Reply {
     pub(crate) head: Parts,
     pub(crate) body: Bytes,
     pub(crate) end: BodyEnd,
+}
+
+/// How much of a body is taken, and how many long ones at once: a window of them would not fit into memory.
+pub(crate) struct Room<'a> {
+    pub(crate) len_max: u64,
+    pub(crate) long: &'a Semaphore,
 }
 
 /// How a body ended.
@@ -31,17 +39,16 @@ impl Reply {
     pub(crate) async fn read(
         head: Parts,
         mut incoming: Incoming,
-        limit: u64,
+        room: &Room<'_>,
         patience: &mut Patience,
         meter: &Meter,
     ) -> Self {
         let mut body = Bytes::new();
-        // An answer that says itself that it is too long is not read: a window of them would not fit into memory. Of
-        // an error the beginning is wanted all the same.
-        if head.status.is_success() && incoming.size_hint().lower() > limit {
+        // An answer that says itself that it is too long is not read. Of an error the beginning is wanted all the same.
+        if head.status.is_success() && incoming.size_hint().lower() > room.len_max {
             return Self { head, body, end: BodyEnd::Over };
         }
-        let end = read_body(&mut incoming, &mut body, limit, patience, meter).await;
+        let end = read_body(&mut incoming, &mut body, room, patience, meter).await;
         Self { head, body, end }
     }
 }
@@ -50,13 +57,22 @@ impl Reply {
 async fn read_body(
     incoming: &mut Incoming,
     body: &mut Bytes,
-    limit: u64,
+    room: &Room<'_>,
     patience: &mut Patience,
     meter: &Meter,
 ) -> BodyEnd {
     let announced = incoming.size_hint().lower();
     let mut rest = BytesMut::new();
+    let mut permit = None;
     let end = loop {
+        let expected = announced.max((body.len() + rest.len()) as u64);
+        if expected > LONG_LEN && permit.is_none() {
+            // What has come meanwhile waits on the wire.
+            match patience.wait(meter, room.long.acquire()).await {
+                Ok(acquired) => permit = Some(acquired.expect("it is never closed")),
+                Err(fault) => break BodyEnd::Fault(fault),
+            }
+        }
         let frame = match patience.wait(meter, incoming.frame()).await {
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => break BodyEnd::Fault(classify(&error)),
@@ -65,16 +81,16 @@ async fn read_body(
         };
         // Trailers are no part of an answer.
         let Ok(mut piece) = frame.into_data() else { continue };
-        let room = limit - (body.len() + rest.len()) as u64;
-        let is_over = piece.len() as u64 > room;
+        let len_left = room.len_max - (body.len() + rest.len()) as u64;
+        let is_over = piece.len() as u64 > len_left;
         if is_over {
-            piece.truncate(room as usize);
+            piece.truncate(len_left as usize);
         }
         if body.is_empty() && rest.is_empty() {
             *body = piece;
         } else {
             if rest.is_empty() {
-                rest.reserve(announced.min(limit) as usize);
+                rest.reserve(announced.min(room.len_max) as usize);
                 rest.extend_from_slice(body);
                 *body = Bytes::new();
             }

@@ -150,6 +150,37 @@ async fn an_answer_over_the_limit_is_dropped_with_its_connection() {
     assert_eq!((first, second), (1, 2), "a connection with the rest of an answer was used again");
 }
 
+/// Sixty-four answers, each read up to the limit of 16 MiB at once, once took four hundred megabytes.
+#[tokio::test]
+async fn long_answers_are_read_a_few_at_a_time() {
+    let long = format!("{{\"choices\":[1],\"text\":\"{}\"}}", "x".repeat(2_000_000));
+    let mut half = reply("200 OK", &[], &long);
+    half.truncate(1_500_000);
+    let mut server = Server::start([Act::Say(half), Act::Say(reply("200 OK", &[], &long))]).await;
+    let mut config = server.config();
+    config.long_answers_max = 1;
+    let engine = OpenAi::new(&config).unwrap();
+    let short = Duration::from_millis(200);
+    let holder = engine.ask(Call { deadline: short * 20, stall: short * 20, ..call() });
+    let others = async {
+        server.next_request().await;
+        // The first may still have been on its way to its turn.
+        loop {
+            let other = engine.ask(Call { deadline: short, stall: short, ..call() }).await;
+            if other.result.is_err() {
+                return other;
+            }
+        }
+    };
+    let other = tokio::select! {
+        _ = holder => panic!("nobody had to wait for the first one"),
+        other = others => other,
+    };
+    assert_eq!(other.result.unwrap_err().kind(), "request_timeout");
+    // It has left, and with it its turn has come back.
+    engine.ask(call()).await.result.unwrap();
+}
+
 #[tokio::test]
 async fn a_fresh_connection_that_dies_is_lost_with_its_request() {
     for act in [

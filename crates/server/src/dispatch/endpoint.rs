@@ -56,7 +56,11 @@ impl Endpoint {
     pub(crate) fn new(config: &EngineConfig, ctx: &Context) -> anyhow::Result<Self> {
         let mut setup = EndpointConfig::new(config.name.clone(), config.url.clone());
         setup.api_key = config.api_key.as_ref().map(|key| overnight_engine::Secret::new(key.expose()));
-        setup.answer_len_max = ctx.config.dispatch.answer_len_max;
+        let limits = &ctx.config.dispatch;
+        setup.answer_len_max = limits.answer_len_max;
+        // Half of the budget, for all endpoints together, is for answers that nobody expected to be so long.
+        let long_answers = limits.memory_len / 2 / limits.answer_len_max.max(1);
+        setup.long_answers_max = long_answers as usize / ctx.config.engines.len().max(1);
         for (name, value) in &config.headers {
             let header =
                 || format!("engine `{}` has a header `{name}` that HTTP cannot carry", config.name);
