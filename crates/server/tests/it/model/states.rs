@@ -161,3 +161,22 @@ const fn answer(state: State, call: Call) -> (&'static [u16], State) {
         (Call::Retry | Call::Delete, _) => (&[409], state),
     }
 }
+
+#[test]
+fn the_model_refuses_what_cannot_be() {
+    let seen = |code, status: Option<&str>| Seen { code, status: status.map(str::to_owned) };
+    let created = Model::created();
+    assert!(created.explain(Call::Look, &seen(200, Some("completed"))).is_some());
+    assert!(created.explain(Call::Look, &seen(200, Some("expired"))).is_none(), "no deadline was moved");
+    assert!(created.explain(Call::Cancel, &seen(200, Some("in_progress"))).is_none());
+    let completed = created.explain(Call::Look, &seen(200, Some("completed"))).unwrap();
+    assert!(
+        completed.explain(Call::Cancel, &seen(200, Some("cancelled"))).is_none(),
+        "an end is an end"
+    );
+    assert!(completed.explain(Call::Delete, &seen(409, None)).is_none());
+    let both = [Call::Delete, Call::Delete];
+    assert!(completed.explain_both(both, &[seen(200, None), seen(200, None)]).is_none(), "once only");
+    let deleted = completed.explain_both(both, &[seen(404, None), seen(200, None)]).unwrap();
+    assert!(deleted.explain(Call::Look, &seen(200, Some("completed"))).is_none(), "gone is gone");
+}
