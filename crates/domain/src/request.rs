@@ -203,9 +203,6 @@ fn not_a_request(text: &str, error: &serde_json::Error) -> LineError {
             LineError::new("invalid_request", None, format!("the line is not a request: {error}"))
         }
         Ok(_) => LineError::new("invalid_request", None, "the line is JSON, but not an object"),
-        Err(_) if error.is_data() => {
-            LineError::new("invalid_request", None, format!("the line is not a request: {error}"))
-        }
         Err(error) => {
             LineError::new("invalid_json_line", None, format!("the line is not valid JSON: {error}"))
         }

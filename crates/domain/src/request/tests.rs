@@ -86,6 +86,16 @@ fn bytes_that_are_no_text_are_a_problem_of_their_line() {
     assert!(error[0].message.contains("byte 15"), "{}", error[0].message);
 }
 
+/// The parser quotes a text that it did not expect: a line that was one long text and no JSON had all of itself in its
+/// message, which is kept with the batch.
+#[test]
+fn a_message_does_not_repeat_the_line() {
+    let text = format!("\"{}\" and more", "x".repeat(100_000));
+    let error = Request::parse(text.as_bytes(), RULES).expect_err("not JSON");
+    assert_eq!(error[0].code, "invalid_json_line");
+    assert!(error[0].message.len() < 200, "{} bytes", error[0].message.len());
+}
+
 #[test]
 fn the_batch_may_name_the_model() {
     let text = line(r#"{"messages":[]}"#);
