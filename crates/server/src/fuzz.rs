@@ -16,6 +16,7 @@ mod request;
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mutation::{Dice, mutate};
@@ -83,6 +84,13 @@ pub(crate) fn kind(of: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     of.hash(&mut hasher);
     hasher.finish()
+}
+
+/// Writes an input for code that reads it from the disk, as a new file: some file systems flush one that was emptied and
+/// written again, which makes each execution wait for the disk.
+fn put_file(path: &Path, input: &[u8]) {
+    drop(std::fs::remove_file(path));
+    std::fs::write(path, input).expect("a small file in a folder of the test");
 }
 
 #[expect(clippy::disallowed_methods, reason = "it asks how long to run, and is part of no server")]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Campaign, kind};
+use super::{Campaign, kind, put_file};
 use crate::config::{Config, Environment, Origin, Shown, Sources, load};
 
 const SECRET: &str = "s3cret-of-the-environment";
@@ -56,7 +56,7 @@ fn configuration() {
 }
 
 fn check(folder: &Path, input: &[u8]) -> u64 {
-    std::fs::write(folder.join("overnight.toml"), input).expect("a small file");
+    put_file(&folder.join("overnight.toml"), input);
     let environment = Environment::from_pairs([("SECRET", SECRET)]);
     let sources = Sources { folder: folder.to_owned(), environment, ..Sources::default() };
     match load(sources) {

@@ -14,7 +14,7 @@ use overnight_segment::{
     SeriesReader, StoredFrame,
 };
 
-use super::{Campaign, kind};
+use super::{Campaign, kind, put_file};
 
 const FRAME_MARKER: &[u8; 8] = b"\xffonfram\xfe";
 const SEGMENT_MARKER: &[u8; 8] = b"\xffonsegm\xfe";
@@ -76,7 +76,7 @@ impl Series {
 
     fn check(&self, input: &[u8]) -> u64 {
         std::fs::create_dir_all(self.dir.join(self.batch.as_str())).unwrap();
-        std::fs::write(self.path(), input).unwrap();
+        put_file(&self.path(), input);
         let read = self.scan(LogPosition::START, input);
         let is_newer = read.is_none();
         let (frames, summary) = read.unwrap_or_default();

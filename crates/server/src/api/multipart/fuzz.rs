@@ -2,10 +2,13 @@
 
 use std::convert::Infallible;
 
+use axum::body::Body;
 use axum::response::IntoResponse as _;
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 
-use super::*;
+use super::{FIELDS_MAX, FILENAME_LEN_MAX, Fields, Form, broken, filename, text};
+use crate::api::error::ApiError;
 use crate::fuzz::{Campaign, kind};
 
 const WORDS: &[&[u8]] = &[
