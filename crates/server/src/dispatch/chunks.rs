@@ -17,6 +17,9 @@ use crate::blocking::blocking;
 use crate::context::Context;
 use crate::ingest::read_plan;
 
+/// A carriage return and a line feed.
+const LINE_BREAK_LEN_MAX: u64 = 2;
+
 /// A chunk that is open.
 pub(super) struct Held {
     pub(super) lease: Lease,
@@ -134,14 +137,17 @@ async fn read_lines(
     entries: &[PlanEntry],
 ) -> anyhow::Result<Vec<Bytes>> {
     let mut lines = Vec::with_capacity(entries.len());
-    // A run of entries in one blob is one read.
+    // A run of entries in one blob is one call.
     for run in entries.chunk_by(|left, right| left.blob == right.blob) {
         let blob = blobs
             .get(usize::from(run[0].blob))
             .context("the plan names a blob that it does not list")?;
-        let ranges: Vec<_> =
-            run.iter().map(|entry| entry.offset..entry.offset + u64::from(entry.len)).collect();
-        lines.extend(ctx.blobs.read_all(blob, &ranges).await?);
+        let read = ctx.blobs.read_all(blob, &ranges(run)).await?;
+        lines.extend(
+            read.into_iter()
+                .zip(run)
+                .map(|(line, entry)| line.slice(..line.len().min(entry.len as usize))),
+        );
     }
     anyhow::ensure!(
         lines.iter().zip(entries).all(|(line, entry)| line.len() == entry.len as usize),
@@ -158,6 +164,18 @@ async fn read_lines(
     Ok(lines)
 }
 
+/// Where the lines lie. A line that is followed by the next but for its line break reaches up to it: neighbours are
+/// then one read.
+fn ranges(run: &[PlanEntry]) -> Vec<std::ops::Range<u64>> {
+    let next = run.iter().skip(1).map(|entry| entry.offset).chain([0]);
+    let range = |(entry, next): (&PlanEntry, u64)| {
+        let end = entry.offset + u64::from(entry.len);
+        let is_near = next.checked_sub(end).is_some_and(|gap| gap <= LINE_BREAK_LEN_MAX);
+        entry.offset..if is_near { next } else { end }
+    };
+    run.iter().zip(next).map(range).collect()
+}
+
 /// Counts what is durable in every open chunk, before anybody is served: counts must not begin lower than they were.
 pub(crate) async fn recover_live(ctx: &Context) -> anyhow::Result<()> {
     for chunk in ctx.store.recover(&ctx.worker, crate::clock::now()).await? {
@@ -168,4 +186,23 @@ pub(crate) async fn recover_live(ctx: &Context) -> anyhow::Result<()> {
         ctx.live.set(&chunk.batch, chunk.number, tally);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use overnight_domain::ids::RequestIndex;
+
+    use super::*;
+
+    fn entry(offset: u64, len: u32) -> PlanEntry {
+        PlanEntry { offset, len, index: RequestIndex(0), line: 1, model: 0, blob: 0, is_folded: false }
+    }
+
+    #[test]
+    fn neighbours_touch_and_others_keep_to_themselves() {
+        // A line feed, a carriage return and a line feed, an empty line between, a line that lies before.
+        let run = [entry(0, 10), entry(11, 10), entry(23, 7), entry(33, 5), entry(2, 3)];
+        assert_eq!(ranges(&run), [0..11, 11..23, 23..30, 33..38, 2..5]);
+        assert_eq!(ranges(&[entry(0, 4)]), [0..4]);
+    }
 }
