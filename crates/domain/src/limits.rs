@@ -29,6 +29,8 @@ pub const CUSTOM_ID_RUN_ENTRIES: usize = 1 << 20;
 pub const SORT_RUNS_MAX: usize = 48;
 /// Different models, and different reload-forcing options, that one batch may name. They are interned while planning.
 pub const MODELS_PER_BATCH_MAX: usize = 1_000;
+/// Names of models and blobs at the head of a plan: a thousand models with long names fit.
+pub const PLAN_TABLES_LEN_MAX: u32 = 16 << 20;
 /// Longer than any sensible key; it is compared and echoed, never indexed.
 pub const CUSTOM_ID_LEN_MAX: usize = 4 * 1024;
 /// Problems that a rejected batch lists; the last entry says how many more there are.

@@ -10,7 +10,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::batch::Order;
 use crate::chunk::ChunkRange;
 use crate::ids::{BlobKey, RequestIndex};
-use crate::limits::{CHUNK_LEN_MAX, CHUNK_REQUESTS_MAX, CHUNK_REQUESTS_MIN, CHUNKS_PER_BATCH_MIN};
+use crate::limits::{
+    CHUNK_LEN_MAX, CHUNK_REQUESTS_MAX, CHUNK_REQUESTS_MIN, CHUNKS_PER_BATCH_MIN, PLAN_TABLES_LEN_MAX,
+};
 
 /// The prompt prefixes, in bytes, that are compared: each rung groups what is equal up to there.
 const RUNGS: [usize; 4] = [256, 1_024, 4_096, 16_384];
@@ -162,10 +164,11 @@ impl PlanTables {
 
     /// The length of the tables behind the preamble.
     pub fn len_from_preamble(preamble: &[u8; Self::PREAMBLE_LEN]) -> Result<u32, DamagedPlan> {
-        if preamble[..8] != Self::MAGIC {
+        let len = u32::from_le_bytes([preamble[8], preamble[9], preamble[10], preamble[11]]);
+        if preamble[..8] != Self::MAGIC || len > PLAN_TABLES_LEN_MAX {
             return Err(DamagedPlan);
         }
-        Ok(u32::from_le_bytes([preamble[8], preamble[9], preamble[10], preamble[11]]))
+        Ok(len)
     }
 
     pub fn from_bytes(preamble: &[u8; Self::PREAMBLE_LEN], tables: &[u8]) -> Result<Self, DamagedPlan> {

@@ -76,7 +76,7 @@ impl StoredFrame {
         LogPosition {
             segment: self.place.segment,
             offset: aligned(self.place.offset + u64::from(self.place.len)),
-            sequence: self.sequence + 1,
+            sequence: self.sequence.saturating_add(1),
         }
     }
 }
