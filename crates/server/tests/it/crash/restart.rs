@@ -8,7 +8,7 @@ use serde_json::json;
 use super::is_full;
 use crate::harness::{Server, Setup, input};
 
-/// So much is promised, of a release build; others get no promise, and only the way is tested.
+/// Promised of a release build, and kept by a debug build on two busy cores.
 const PROMISED: Duration = Duration::from_secs(2);
 const HOURS: Duration = Duration::from_secs(3_600);
 
@@ -37,9 +37,7 @@ fn a_killed_server_dispatches_again_within_two_seconds() {
         assert!(server.engine.wait_until(|calls| calls.total > called, HOURS), "{}", server.log());
         let took = started.elapsed();
         println!("{requests} requests, killed at {percent} %: dispatches again after {took:?}");
-        if is_full() && !cfg!(debug_assertions) {
-            assert!(took <= PROMISED, "killed at {percent} %, it took {took:?}");
-        }
+        assert!(took <= PROMISED, "killed at {percent} %, it took {took:?}");
         assert_eq!(server.wait_until_ready(), None, "{}", server.log());
         server.engine.set_script(Script::default());
     }
