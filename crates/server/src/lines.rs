@@ -102,7 +102,7 @@ mod tests {
         let mut reader = LineReader::new(len_max);
         for piece in pieces {
             reader.feed(piece, |line| {
-                found.push((line.bytes.map(<[u8]>::to_vec), line.offset, line.number))
+                found.push((line.bytes.map(<[u8]>::to_vec), line.offset, line.number));
             });
         }
         reader.finish(|line| found.push((line.bytes.map(<[u8]>::to_vec), line.offset, line.number)));
