@@ -3,6 +3,7 @@
 mod batches;
 mod files;
 mod heartbeat;
+mod leases;
 mod orphans;
 mod paces;
 mod uploads;
@@ -41,6 +42,7 @@ pub(crate) async fn run(ctx: Arc<Context>) -> anyhow::Result<()> {
             }
             _ = heartbeat.tick() => note("heartbeat", within(heartbeat::beat(&ctx)).await)?,
             _ = seldom.tick() => {
+                note("forgotten leases", within(leases::expire(&ctx)).await)?;
                 note("dead files", within(files::sweep(&ctx)).await)?;
                 note("old uploads", within(uploads::sweep(&ctx)).await)?;
             }
