@@ -20,11 +20,12 @@ use overnight_domain::fault::Fault;
 use overnight_domain::ids::{BatchId, DispatchToken, LeaseToken};
 use overnight_domain::limits::SHUTDOWN_GRACE;
 use overnight_domain::time::UnixTime;
+use overnight_engine::Answer;
 use overnight_segment::{Frame, LogHandle};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
-pub(crate) use chunks::recover_live;
+pub(crate) use chunks::{durable_of, recover_live};
 pub(crate) use endpoint::{Endpoint, ask_all};
 pub(crate) use recording::CommitInbox;
 
@@ -72,6 +73,8 @@ struct Dispatch {
     claims: Claims,
     /// Frames that the log had no room for, in order; nothing is sent meanwhile.
     overflow: VecDeque<Frame>,
+    /// When the oldest frame was appended that may not be durable yet.
+    oldest_append: Option<Instant>,
     /// The disk takes nothing.
     is_stalled: bool,
     /// Since when the process is stopping.
@@ -113,6 +116,7 @@ impl Dispatch {
             errands: JoinSet::new(),
             claims: Claims::default(),
             overflow: VecDeque::new(),
+            oldest_append: None,
             is_stalled: false,
             stopping_since: None,
             lines_len: 0,
@@ -199,6 +203,7 @@ impl Dispatch {
             return Ok(());
         };
         let duration = ended.attempt.duration;
+        self.count(&ended.attempt.result);
         match ended.attempt.result {
             Ok(answer) => {
                 let len = answer.body.len() as u64;
@@ -233,6 +238,22 @@ impl Dispatch {
                     }
                 }
             }
+        }
+    }
+
+    fn count(&self, result: &Result<Answer, Fault>) {
+        let counters = &self.ctx.counters;
+        match result {
+            Err(Fault::Busy { .. }) => add(&counters.engine_busy, 1),
+            Ok(_)
+            | Err(
+                Fault::EngineError { .. }
+                | Fault::Timeout { .. }
+                | Fault::Garbage { .. }
+                | Fault::TooLong { .. }
+                | Fault::Refused { .. },
+            ) => add(&counters.attempts_charged, 1),
+            Err(_) => {}
         }
     }
 

@@ -4,6 +4,8 @@
 
 mod buckets;
 mod merge;
+mod reopen;
+mod request_set;
 
 use std::sync::Arc;
 
@@ -20,7 +22,7 @@ use crate::clock;
 use crate::context::Context;
 use crate::results::manifest::{self, Manifest};
 use crate::setbacks::{LOOKED_AT, Setbacks};
-use merge::{Merge, MergeError, Merged};
+use merge::{Merge, Merged, Merging};
 
 /// Without news the store is asked this often all the same.
 const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
@@ -86,7 +88,10 @@ fn is_full(error: &anyhow::Error) -> bool {
 async fn close(ctx: &Arc<Context>, batch: Batch) -> anyhow::Result<()> {
     let started = std::time::Instant::now();
     let closing = if batch.plan_blob.is_some() {
-        let merged = merge(ctx, &batch).await?;
+        let merged = match merge(ctx, &batch).await? {
+            Merging::Written(merged) => merged,
+            Merging::Lost(found) => return reopen::reopen(ctx, &batch, &found).await,
+        };
         let (output, error) = files(&batch, &merged, ctx);
         let closing = Closing { output, error, tally: merged.tally };
         write_manifest(ctx, &batch, &closing, &merged.endpoints).await?;
@@ -113,9 +118,9 @@ async fn close(ctx: &Arc<Context>, batch: Batch) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn merge(ctx: &Arc<Context>, batch: &Batch) -> anyhow::Result<Merged> {
+async fn merge(ctx: &Arc<Context>, batch: &Batch) -> anyhow::Result<Merging> {
     let (ctx, batch, handle) = (ctx.clone(), batch.clone(), Handle::current());
-    let work = move || -> anyhow::Result<Merged> {
+    let work = move || -> anyhow::Result<Merging> {
         let scratch = ctx.config.data.join("tmp");
         std::fs::create_dir_all(&scratch)?;
         // Opening the series syncs what is there: nothing is read that a power cut could take back.
@@ -129,11 +134,7 @@ async fn merge(ctx: &Arc<Context>, batch: &Batch) -> anyhow::Result<Merged> {
             handle,
             now: clock::now(),
         };
-        let merged = merge.run().map_err(|error: MergeError| anyhow::Error::new(error))?;
-        if merged.lost > 0 {
-            tracing::error!(batch = %batch.id, lost = merged.lost, "results were damaged on the disk");
-        }
-        Ok(merged)
+        Ok(merge.run()?)
     };
     blocking(work).await
 }

@@ -18,7 +18,7 @@ use overnight_domain::ids::{BatchId, BlobKey};
 use overnight_domain::limits::RESULTS_PAGE_LEN;
 use overnight_domain::tally::Outcome;
 use overnight_domain::time::UnixTime;
-use overnight_segment::{SeriesReader, StoredFrame};
+use overnight_segment::{LogError, SeriesReader, StoredFrame};
 
 use crate::blobs::BlobError;
 use crate::blocking::blocking;
@@ -375,7 +375,12 @@ async fn running_failed(
         let mut requests = Vec::with_capacity(frames.len());
         for frame in &frames {
             let header = &frame.header;
-            let (custom_id, error_message) = describe(reader.payload(frame.place)?);
+            let (custom_id, error_message) = match reader.payload(frame.place) {
+                Ok(line) => describe(line),
+                // Its request runs again before the batch ends.
+                Err(LogError::Damaged { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            };
             requests.push(FailedRequest {
                 custom_id,
                 request_index: u64::from(header.index.0),

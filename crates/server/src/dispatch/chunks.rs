@@ -72,7 +72,7 @@ pub(super) async fn load(
             return Ok(None);
         }
     }
-    let (done, tally) = recover(log, &chunk, &entries).await?;
+    let (done, tally) = durable_of(log, &chunk, &entries).await?;
     let lines = read_lines(ctx, &tables.blobs, &entries).await?;
     let names: Vec<Arc<str>> = tables.models.iter().map(|name| Arc::from(name.as_str())).collect();
     let models: Option<Vec<Arc<str>>> =
@@ -101,7 +101,7 @@ async fn tail(log: &LogHandle, lease: &Lease) -> anyhow::Result<LogPosition> {
 }
 
 /// Which requests of the chunk have a durable result, and their tally.
-pub(super) async fn recover(
+pub(crate) async fn durable_of(
     log: &LogHandle,
     chunk: &Chunk,
     entries: &[PlanEntry],
@@ -182,7 +182,7 @@ pub(crate) async fn recover_live(ctx: &Context) -> anyhow::Result<()> {
         let found = ctx.store.queue_batch(&chunk.batch).await?;
         let Some(plan) = found.and_then(|batch| batch.plan_blob) else { continue };
         let (_, entries) = read_plan(ctx, &plan, chunk.range).await?;
-        let (_, tally) = recover(&ctx.log, &chunk, &entries).await?;
+        let (_, tally) = durable_of(&ctx.log, &chunk, &entries).await?;
         ctx.live.set(&chunk.batch, chunk.number, tally);
     }
     Ok(())
@@ -203,6 +203,6 @@ mod tests {
         // A line feed, a carriage return and a line feed, an empty line between, a line that lies before.
         let run = [entry(0, 10), entry(11, 10), entry(23, 7), entry(33, 5), entry(2, 3)];
         assert_eq!(ranges(&run), [0..11, 11..23, 23..30, 33..38, 2..5]);
-        assert_eq!(ranges(&[entry(0, 4)]), [0..4]);
+        assert_eq!(ranges(&[entry(0, 4)]), vec![0..4; 1]);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use overnight_domain::dispatch::ChunkSlot;
 use overnight_domain::tally::Outcome;
@@ -37,6 +38,7 @@ impl Dispatch {
     pub(super) fn append(&mut self, slot: ChunkSlot, frame: Frame) -> anyhow::Result<()> {
         if let Some(held) = self.held.get_mut(&slot) {
             held.uncommitted += 1;
+            self.oldest_append.get_or_insert_with(Instant::now);
         }
         if !self.overflow.is_empty() {
             self.overflow.push_back(frame);
@@ -97,6 +99,9 @@ impl Dispatch {
         self.is_stalled = false;
         let counters = self.ctx.counters.clone();
         add(&counters.commits, 1);
+        if let Some(since) = self.oldest_append.take() {
+            set(&counters.commit_lag_micros, since.elapsed().as_micros() as u64);
+        }
         set(&counters.last_result_at, clock::now().millis());
         let mut touched = HashSet::new();
         for durable in frames {

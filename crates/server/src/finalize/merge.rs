@@ -19,6 +19,7 @@ use overnight_segment::{LogError, Place, SeriesReader, StoredFrame};
 use tokio::runtime::Handle;
 
 use super::buckets::Buckets;
+use super::request_set::RequestSet;
 use crate::blobs::{BlobError, BlobWriter, Blobs, Written};
 use crate::lines::LineReader;
 use crate::results::index::{FAILED_LEN, FailedEntry, IndexHeader, LINE_LEN, LinePlace};
@@ -36,7 +37,27 @@ pub(super) enum MergeError {
     Blob(#[from] BlobError),
     #[error("the input has fewer requests than were planned")]
     ShortInput,
+    #[error("a request without a result in a batch that did not end early")]
+    Unanswered,
 }
+
+/// How a merge ended.
+pub(super) enum Merging {
+    Written(Merged),
+    /// The batch did not end early, and yet these are the only requests with a whole result. Nothing was written.
+    Lost(RequestSet),
+}
+
+/// What of a frame is looked at while places are put in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Check {
+    /// Enough to know what is there at all; damage within a payload shows when the line is copied.
+    Headers,
+    Payloads,
+}
+
+/// A damaged payload costs one more look at all of them; what keeps changing under our eyes is given up.
+const CHECKS: [Check; 3] = [Check::Headers, Check::Payloads, Check::Payloads];
 
 /// Where the bytes come from and go to.
 pub(super) struct Merge<'a> {
@@ -57,8 +78,14 @@ pub(super) struct Merged {
     pub(super) tally: Tally,
     /// Numbers of the endpoints that answered.
     pub(super) endpoints: Vec<u16>,
-    /// Requests that should have had a result and had none.
-    pub(super) lost: u64,
+}
+
+/// Where the results lie, in the order of the input.
+struct Ordered {
+    records: Buckets<RECORD_LEN>,
+    found: RequestSet,
+    tally: Tally,
+    endpoints: Vec<u16>,
 }
 
 pub(super) fn output_blob(batch: &Batch) -> BlobKey {
@@ -70,24 +97,77 @@ pub(super) fn error_blob(batch: &Batch) -> BlobKey {
 }
 
 impl Merge<'_> {
-    pub(super) fn run(&self) -> Result<Merged, MergeError> {
+    pub(super) fn run(&self) -> Result<Merging, MergeError> {
         let mut reader = SeriesReader::open(&self.segments, &self.batch.id);
-        let (records, mut tally, endpoints) = self.order(&reader)?;
-        let places = Buckets::new(&self.scratch, self.batch.total)?;
-        let failed = io::BufWriter::new(tempfile::tempfile_in(&self.scratch)?);
-        let output = LineFile::new(self, output_blob(self.batch));
-        let error = LineFile::new(self, error_blob(self.batch));
-        let input = InputCursor::new(self);
+        let mut damage = None;
+        for check in CHECKS {
+            let ordered = self.order(&reader, check)?;
+            if ordered.found.missing() == 0 || self.early_end().is_some() {
+                match self.write(&mut reader, ordered) {
+                    Err(MergeError::Log(error @ LogError::Damaged { .. })) => {
+                        tracing::warn!(batch = %self.batch.id, %error, "all results are checked");
+                        damage = Some(error);
+                    }
+                    other => return other.map(Merging::Written),
+                }
+            } else if check == Check::Payloads {
+                return Ok(Merging::Lost(ordered.found));
+            }
+        }
+        Err(damage.map_or(MergeError::Unanswered, MergeError::Log))
+    }
+
+    /// What a request without a result gets, when the batch has ended before all were answered.
+    const fn early_end(&self) -> Option<(&'static str, &'static str)> {
+        match self.batch.state {
+            BatchState::Expiring => {
+                Some(("batch_expired", "the batch has expired before this request was answered"))
+            }
+            BatchState::Cancelling => {
+                Some(("batch_cancelled", "the batch was cancelled before this request was answered"))
+            }
+            _ => None,
+        }
+    }
+
+    /// Notes where each result lies, by the index of its request. The first whole one of a request counts.
+    fn order(&self, reader: &SeriesReader, check: Check) -> Result<Ordered, MergeError> {
+        let mut ordered = Ordered {
+            records: Buckets::new(&self.scratch, self.batch.total)?,
+            found: RequestSet::new(self.batch.total),
+            tally: Tally::default(),
+            endpoints: Vec::new(),
+        };
+        let mut failure = None;
+        let mut note = |frame: &StoredFrame| match ordered.note(frame) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failure = Some(error);
+                ControlFlow::Break(())
+            }
+        };
+        let (from, until) = (LogPosition::START, Some(self.until));
+        match check {
+            Check::Headers => reader.scan_headers(from, until, &mut note)?,
+            Check::Payloads => reader.scan(from, until, &mut |frame, _| note(frame))?,
+        };
+        failure.map_or(Ok(ordered), |error| Err(error.into()))
+    }
+
+    /// Copies each line to its file.
+    fn write(&self, reader: &mut SeriesReader, ordered: Ordered) -> Result<Merged, MergeError> {
+        let Ordered { records, found, mut tally, endpoints } = ordered;
+        // Lines that no engine had a part in come behind the last number that a frame has.
+        let numbers = self.until + found.missing();
         let mut files = Files {
             merge: self,
-            output,
-            error,
-            places,
-            failed,
-            input,
+            output: LineFile::new(self, output_blob(self.batch)),
+            error: LineFile::new(self, error_blob(self.batch)),
+            places: Buckets::new(&self.scratch, numbers)?,
+            failed: io::BufWriter::new(tempfile::tempfile_in(&self.scratch)?),
+            input: InputCursor::new(self),
             failed_count: 0,
             next_sequence: self.until + 1,
-            lost: 0,
         };
         let written = records.drain(|index, record| match record {
             Some(record) => {
@@ -103,30 +183,19 @@ impl Merge<'_> {
         }
         files.finish(tally, endpoints)
     }
+}
 
-    /// Notes where each result lies, by the index of its request.
-    fn order(
-        &self,
-        reader: &SeriesReader,
-    ) -> Result<(Buckets<RECORD_LEN>, Tally, Vec<u16>), MergeError> {
-        let mut records = Buckets::new(&self.scratch, self.batch.total)?;
-        let mut failure = None;
-        let (mut tally, mut endpoints) = (Tally::default(), Vec::new());
-        reader.scan_headers(LogPosition::START, Some(self.until), &mut |frame| {
-            tally.record(frame.header.outcome, frame.header.usage);
-            if !endpoints.contains(&frame.header.endpoint) {
-                endpoints.push(frame.header.endpoint);
-            }
-            let put = records.put(u64::from(frame.header.index.0), &Record::of(frame).to_bytes());
-            match put {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => {
-                    failure = Some(error);
-                    ControlFlow::Break(())
-                }
-            }
-        })?;
-        failure.map_or(Ok((records, tally, endpoints)), |error| Err(error.into()))
+impl Ordered {
+    fn note(&mut self, frame: &StoredFrame) -> io::Result<()> {
+        let header = &frame.header;
+        if !self.found.insert(header.index) {
+            return Ok(());
+        }
+        self.tally.record(header.outcome, header.usage);
+        if !self.endpoints.contains(&header.endpoint) {
+            self.endpoints.push(header.endpoint);
+        }
+        self.records.put(u64::from(header.index.0), &Record::of(frame).to_bytes())
     }
 }
 
@@ -202,7 +271,6 @@ struct Files<'a> {
     input: InputCursor<'a>,
     /// For lines that no engine had a part in: they come last.
     next_sequence: u64,
-    lost: u64,
 }
 
 impl Files<'_> {
@@ -220,21 +288,7 @@ impl Files<'_> {
 
     /// The batch has ended before the request had a result.
     fn put_unanswered(&mut self, index: u64, tally: &mut Tally) -> Result<(), MergeError> {
-        let (code, message) = match self.merge.batch.state {
-            BatchState::Expiring => {
-                ("batch_expired", "the batch has expired before this request was answered")
-            }
-            BatchState::Cancelling => {
-                ("batch_cancelled", "the batch was cancelled before this request was answered")
-            }
-            _ => {
-                self.lost += 1;
-                (
-                    "result_lost",
-                    "the result was damaged on the disk; retry the failed requests of this batch",
-                )
-            }
-        };
+        let (code, message) = self.merge.early_end().ok_or(MergeError::Unanswered)?;
         let (number, line) = self.input.line(index)?;
         let (custom_id, _) = request::split(&line).ok_or(MergeError::ShortInput)?;
         let head = LineHead::new(&self.merge.batch.id, RequestIndex(index as u32), &custom_id);
@@ -302,13 +356,7 @@ impl Files<'_> {
             index.push(&piece[..read])?;
         }
         index.finish()?;
-        Ok(Merged {
-            output: self.output.finish()?,
-            error: self.error.finish()?,
-            tally,
-            endpoints,
-            lost: self.lost,
-        })
+        Ok(Merged { output: self.output.finish()?, error: self.error.finish()?, tally, endpoints })
     }
 
     fn abort(self) {
