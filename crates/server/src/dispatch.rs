@@ -214,7 +214,7 @@ impl Dispatch {
                 let facts = self.facts(recorded, ended.token, started_at, duration);
                 let held =
                     self.held.get(&facts.recorded.request.chunk).expect("recorded for a held chunk");
-                let frame = calls::answered(held, &facts, &answer)?;
+                let frame = calls::answered(held, &facts, &answer);
                 self.append(facts.recorded.request.chunk, frame)
             }
             Err(fault) => {
@@ -231,7 +231,7 @@ impl Dispatch {
                             .held
                             .get(&facts.recorded.request.chunk)
                             .expect("recorded for a held chunk");
-                        let frame = calls::failed(held, &facts, &failure)?;
+                        let frame = calls::failed(held, &facts, &failure);
                         self.append(facts.recorded.request.chunk, frame)?;
                         self.pause_refused();
                         Ok(())

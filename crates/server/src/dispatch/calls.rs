@@ -56,20 +56,18 @@ pub(super) fn start(
 
 /// The body as the caller wrote it, but for the model's alias or the batch's default model.
 fn body(endpoint: &Endpoint, held: &Held, ordinal: u32) -> anyhow::Result<Bytes> {
-    let line = &held.lines[ordinal as usize];
-    let (_, body) = request::split(line).context("a planned line is not what was validated")?;
-    if endpoint.aliases.is_empty() && held.batch.options.model.is_none() {
-        let at = body.as_ptr() as usize - line.as_ptr() as usize;
-        return Ok(line.slice(at..at + body.len()));
-    }
+    let raw = &held.lines[ordinal as usize].body;
     let asked = held.batch.options.model.as_deref();
+    if endpoint.aliases.is_empty() && asked.is_none() {
+        return Ok(raw.clone());
+    }
+    let body = std::str::from_utf8(raw).context("a planned body is not what was validated")?;
     let named = request::model_of(body);
     let model = named.as_deref().or(asked).unwrap_or_default();
     let known =
         endpoint.aliases.iter().find(|(alias, _)| alias == model).map_or(model, |(_, name)| name);
     if named.as_deref() == Some(known) {
-        let at = body.as_ptr() as usize - line.as_ptr() as usize;
-        return Ok(line.slice(at..at + body.len()));
+        return Ok(raw.clone());
     }
     request::with_model(body, known).map(Bytes::from).context("a planned body is not what was validated")
 }
@@ -84,17 +82,13 @@ pub(super) struct FrameFacts {
     pub(super) duration: Duration,
 }
 
-pub(super) fn answered(held: &Held, facts: &FrameFacts, answer: &Answer) -> anyhow::Result<Frame> {
-    let line = &held.lines[facts.recorded.request.ordinal as usize];
-    let (custom_id, _) = request::split(line).context("a planned line is not what was validated")?;
-    let payload = head(held, facts, &custom_id).answered(&answer.body);
-    Ok(frame(held, facts, payload, Outcome::Completed, (answer.status, 0), answer.usage))
+pub(super) fn answered(held: &Held, facts: &FrameFacts, answer: &Answer) -> Frame {
+    let payload = head(held, facts).answered(&answer.body);
+    frame(held, facts, payload, Outcome::Completed, (answer.status, 0), answer.usage)
 }
 
-pub(super) fn failed(held: &Held, facts: &FrameFacts, failure: &Failure) -> anyhow::Result<Frame> {
-    let line = &held.lines[facts.recorded.request.ordinal as usize];
-    let (custom_id, _) = request::split(line).context("a planned line is not what was validated")?;
-    let head = head(held, facts, &custom_id);
+pub(super) fn failed(held: &Held, facts: &FrameFacts, failure: &Failure) -> Frame {
+    let head = head(held, facts);
     let (payload, code) = match failure {
         Failure::Answered { kind, status, body } => {
             (head.refused(*status, body), (*status, kind_number(kind)))
@@ -103,11 +97,12 @@ pub(super) fn failed(held: &Held, facts: &FrameFacts, failure: &Failure) -> anyh
             (head.unanswered(code, message), (0, kind_number(code)))
         }
     };
-    Ok(frame(held, facts, payload, Outcome::Failed, code, Usage::default()))
+    frame(held, facts, payload, Outcome::Failed, code, Usage::default())
 }
 
-fn head<'a>(held: &Held, facts: &FrameFacts, custom_id: &'a str) -> LineHead<'a> {
-    LineHead::new(&held.batch.id, held.entries[facts.recorded.request.ordinal as usize].index, custom_id)
+fn head<'a>(held: &'a Held, facts: &FrameFacts) -> LineHead<'a> {
+    let ordinal = facts.recorded.request.ordinal as usize;
+    LineHead::new(&held.batch.id, held.entries[ordinal].index, &held.lines[ordinal].custom_id)
 }
 
 fn frame(

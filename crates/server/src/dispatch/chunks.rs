@@ -9,6 +9,7 @@ use overnight_domain::batch::Batch;
 use overnight_domain::chunk::{Chunk, Lease, LogPosition};
 use overnight_domain::limits::FRUITLESS_TAKEOVERS_MAX;
 use overnight_domain::plan::PlanEntry;
+use overnight_domain::request;
 use overnight_domain::tally::Tally;
 use overnight_segment::{LogHandle, StoredFrame};
 use overnight_store::{Claimed, Hold};
@@ -26,7 +27,7 @@ pub(super) struct Held {
     pub(super) batch: Arc<Batch>,
     pub(super) entries: Vec<PlanEntry>,
     /// The request lines, in the order of the entries.
-    pub(super) lines: Vec<Bytes>,
+    pub(super) lines: Vec<RequestLine>,
     pub(super) lines_len: u64,
     /// What is durable, earlier leases included.
     pub(super) tally: Tally,
@@ -36,6 +37,22 @@ pub(super) struct Held {
     pub(super) has_progress: bool,
     /// The batch has ended early or is to be parked: it goes back as soon as nothing waits for the commit.
     pub(super) is_leaving: bool,
+}
+
+/// What is needed of a request line, taken apart once.
+pub(super) struct RequestLine {
+    pub(super) custom_id: Box<str>,
+    /// A part of the line as it was read.
+    pub(super) body: Bytes,
+}
+
+impl RequestLine {
+    /// None when it is not what was validated.
+    fn of(line: &Bytes) -> Option<Self> {
+        let (custom_id, body) = request::split(line)?;
+        let at = body.as_ptr() as usize - line.as_ptr() as usize;
+        Some(Self { custom_id: custom_id.into(), body: line.slice(at..at + body.len()) })
+    }
 }
 
 /// A claimed chunk with all that is needed to open it.
@@ -135,8 +152,8 @@ async fn read_lines(
     ctx: &Context,
     blobs: &[overnight_domain::ids::BlobKey],
     entries: &[PlanEntry],
-) -> anyhow::Result<Vec<Bytes>> {
-    let mut lines = Vec::with_capacity(entries.len());
+) -> anyhow::Result<Vec<RequestLine>> {
+    let mut lines: Vec<Bytes> = Vec::with_capacity(entries.len());
     // A run of entries in one blob is one call.
     for run in entries.chunk_by(|left, right| left.blob == right.blob) {
         let blob = blobs
@@ -153,15 +170,15 @@ async fn read_lines(
         lines.iter().zip(entries).all(|(line, entry)| line.len() == entry.len as usize),
         "the input is shorter than its plan says"
     );
-    let damaged =
-        lines.iter().zip(entries).find(|(line, _)| overnight_domain::request::split(line).is_none());
-    if let Some((_, entry)) = damaged {
-        anyhow::bail!(
-            "line {} of the input is not what was validated: its bytes on the disk have changed",
-            entry.line
-        );
-    }
-    Ok(lines)
+    let parts = lines.iter().zip(entries).map(|(line, entry)| {
+        RequestLine::of(line).with_context(|| {
+            format!(
+                "line {} of the input is not what was validated: its bytes on the disk have changed",
+                entry.line
+            )
+        })
+    });
+    parts.collect()
 }
 
 /// Where the lines lie. A line that is followed by the next but for its line break reaches up to it: neighbours are

@@ -98,7 +98,7 @@ impl Dispatch {
             let token = overnight_domain::ids::DispatchToken(0);
             let facts = self.facts(recorded, token, started_at, Duration::ZERO);
             let Some(held) = self.held.get(&facts.recorded.request.chunk) else { continue };
-            let frame = super::calls::failed(held, &facts, &failure)?;
+            let frame = super::calls::failed(held, &facts, &failure);
             self.append(facts.recorded.request.chunk, frame)?;
         }
         Ok(())
