@@ -31,7 +31,7 @@ pub enum Fault {
 }
 
 /// The stable words of failures, in the order of the numbers that result frames carry. Only ever append to it.
-const KINDS: [&str; 15] = [
+const KINDS: [&str; 14] = [
     "none",
     "engine_busy",
     "engine_unavailable",
@@ -46,7 +46,6 @@ const KINDS: [&str; 15] = [
     "engine_crash",
     "batch_expired",
     "batch_cancelled",
-    "result_lost",
 ];
 
 /// The number of a failure's word; 0 for one that has none.
