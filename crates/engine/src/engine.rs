@@ -30,8 +30,11 @@ pub struct Call {
     pub body: Bytes,
     /// The whole call, connecting included.
     pub deadline: Duration,
-    /// The longest silence: between two pieces of the answer, or from sending to its first byte.
+    /// The longest silence from sending to the first byte. An engine that does not stream says nothing before it has
+    /// all.
     pub stall: Duration,
+    /// The longest silence within an answer that has begun.
+    pub gap: Duration,
 }
 
 /// An answer that is one whole JSON object of the route's shape.

@@ -56,7 +56,7 @@ impl OpenAi {
 #[async_trait]
 impl Engine for OpenAi {
     async fn ask(&self, call: Call) -> Attempt {
-        let mut patience = Patience::new(call.deadline, call.stall);
+        let mut patience = Patience::new(call.deadline, call.stall).with_gap(call.gap);
         let uri = self.client.address.route(call.route);
         let reply = self.client.exchange(Method::POST, uri, call.body, &mut patience).await;
         let result = reply

@@ -16,6 +16,8 @@ pub(crate) struct Patience {
     started: Instant,
     deadline: Duration,
     stall: Duration,
+    /// The longest silence once the answer has begun.
+    gap: Duration,
     /// Since when an answer is waited for; later than `started` by what connecting took.
     sent_at: Instant,
     first_byte_after: Option<Duration>,
@@ -30,10 +32,17 @@ impl Patience {
             started,
             deadline,
             stall,
+            gap: stall,
             sent_at: started,
             first_byte_after: None,
             timer: Box::pin(sleep_until(started + deadline.min(stall))),
         }
+    }
+
+    /// An answer that has begun may pause no longer than this.
+    pub(crate) fn with_gap(mut self, gap: Duration) -> Self {
+        self.gap = gap.min(self.stall);
+        self
     }
 
     pub(crate) fn elapsed(&self) -> Duration {
@@ -59,6 +68,7 @@ impl Patience {
 
     pub(crate) fn note_first_byte(&mut self) {
         self.first_byte_after = Some(self.elapsed());
+        self.timer.as_mut().reset((Instant::now() + self.gap).min(self.started + self.deadline));
     }
 
     /// Waits for `work` on the connection that `meter` measures.
@@ -81,11 +91,12 @@ impl Patience {
             let detail = format!("no whole answer within {:?}", self.deadline);
             return Err(Fault::Timeout { detail });
         }
-        let stalls_at = self.sent_at.max(meter.last_at()) + self.stall;
+        let silence = if self.first_byte_after.is_some() { self.gap } else { self.stall };
+        let stalls_at = self.sent_at.max(meter.last_at()) + silence;
         if now >= stalls_at {
             let awaited =
                 if self.first_byte_after.is_some() { "more of the answer" } else { "an answer" };
-            let detail = format!("waited {:?} for {awaited} and nothing came", self.stall);
+            let detail = format!("waited {silence:?} for {awaited} and nothing came");
             return Err(Fault::Timeout { detail });
         }
         self.timer.as_mut().reset(stalls_at.min(ends_at));
@@ -138,6 +149,22 @@ mod tests {
         patience.wait(&meter, pending::<()>()).await.unwrap_err();
         assert!(patience.elapsed() >= 350 * MILLISECOND);
         assert!(patience.elapsed() < 360 * MILLISECOND);
+    }
+
+    /// An engine may think for minutes, but one that has begun to answer does not fall silent.
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_has_begun_is_waited_for_less_long() {
+        let meter = Meter::new();
+        let mut patience =
+            Patience::new(10_000 * MILLISECOND, 5_000 * MILLISECOND).with_gap(50 * MILLISECOND);
+        patience.begin_to_wait();
+        patience.wait(&meter, sleep(2_000 * MILLISECOND)).await.unwrap();
+        meter.note();
+        patience.note_first_byte();
+        patience.wait(&meter, trickle(&meter)).await.unwrap();
+        patience.wait(&meter, pending::<()>()).await.unwrap_err();
+        assert!(patience.elapsed() >= 2_450 * MILLISECOND);
+        assert!(patience.elapsed() < 2_470 * MILLISECOND);
     }
 
     #[tokio::test(start_paused = true)]

@@ -115,6 +115,7 @@ pub(crate) fn call() -> Call {
         body: Bytes::from_static(b"{\"model\":\"tiny\",\"messages\":[]}"),
         deadline: WAIT_MAX,
         stall: WAIT_MAX,
+        gap: Duration::MAX,
     }
 }
 

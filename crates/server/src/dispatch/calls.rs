@@ -8,6 +8,7 @@ use bytes::Bytes;
 use overnight_domain::dispatch::{Failure, Recorded, Send};
 use overnight_domain::fault::kind_number;
 use overnight_domain::ids::DispatchToken;
+use overnight_domain::limits::STALL_AFTER;
 use overnight_domain::request;
 use overnight_domain::result::LineHead;
 use overnight_domain::tally::{Outcome, Usage};
@@ -39,6 +40,7 @@ pub(super) fn start(
         deadline: send.deadline,
         // An engine that does not stream says nothing until it has all: only the deadline tells it from a stuck one.
         stall: send.deadline,
+        gap: STALL_AFTER,
     };
     let (engine, token, ended): (Arc<dyn Engine>, _, _) =
         (endpoint.engine.clone(), send.token, ended.clone());
