@@ -20,6 +20,8 @@ use crate::harness::{PATIENCE, Server, Setup, custom_ids, files_below, lines, re
 /// Rows that are answered at once: seven chunks of 76 and, with the one that waits, a shorter last one.
 const ROWS: usize = 600;
 const PAGE_LEN: u64 = 4096;
+/// Longer than the results of the last chunk.
+const ZEROED_END_LEN: u64 = 64 * 1024;
 /// As `docs/formats.md` says.
 const FRAME_HEADER_LEN: u64 = 128;
 
@@ -45,6 +47,24 @@ fn nothing_answered_is_lost_when_results_are_damaged_while_the_server_is_down() 
     let mut case = Case::start();
     case.server.kill();
     let affected = case.damage();
+    case.server.up();
+    case.gate.restart();
+    case.check_completed(&affected);
+}
+
+#[test]
+fn nothing_answered_is_lost_when_the_end_of_the_results_is_zeroed_while_the_server_is_down() {
+    let mut case = Case::start();
+    case.server.kill();
+    let end = case.frames[ROWS - 1].bytes.end;
+    let zeroed = end - ZEROED_END_LEN..end;
+    case.zero(&zeroed);
+    let hit = case.frames.iter().filter(|frame| frame.overlaps(&zeroed)).collect::<Vec<_>>();
+    assert!(
+        hit.iter().any(|frame| frame.chunk != case.open_chunk()),
+        "it reaches into a committed chunk"
+    );
+    let affected = hit.into_iter().map(|frame| frame.custom_id.clone()).collect();
     case.server.up();
     case.gate.restart();
     case.check_completed(&affected);
@@ -110,6 +130,12 @@ struct Lying {
     chunk: u32,
     custom_id: String,
     bytes: Range<u64>,
+}
+
+impl Lying {
+    fn overlaps(&self, area: &Range<u64>) -> bool {
+        self.bytes.start < area.end && area.start < self.bytes.end
+    }
 }
 
 impl Case {
@@ -201,20 +227,26 @@ impl Case {
         self.flip_bit(in_payload);
         self.flip_bit(in_header);
         let page = frames[300].bytes.start.next_multiple_of(PAGE_LEN);
-        let file = File::options().write(true).open(self.segment()).unwrap();
-        file.write_all_at(&[0; PAGE_LEN as usize], page).unwrap();
+        let page = page..page + PAGE_LEN;
+        self.zero(&page);
 
-        let open = frames.iter().map(|frame| frame.chunk).max().unwrap();
-        let is_hit = |frame: &&Lying| {
-            let overlaps = |from: u64, to: u64| frame.bytes.start < to && from < frame.bytes.end;
-            overlaps(in_payload, in_payload + 1)
-                || overlaps(in_header, in_header + 1)
-                || overlaps(page, page + PAGE_LEN)
-        };
+        let areas = [in_payload..in_payload + 1, in_header..in_header + 1, page];
+        let is_hit = |frame: &&Lying| areas.iter().any(|area| frame.overlaps(area));
         let hit = frames.iter().filter(is_hit).collect::<Vec<_>>();
         assert!(hit.len() > 4, "a page holds several frames");
-        assert!(hit.iter().all(|frame| frame.chunk != open), "their chunks are committed");
+        assert!(hit.iter().all(|frame| frame.chunk != self.open_chunk()), "their chunks are committed");
         hit.into_iter().map(|frame| frame.custom_id.clone()).collect()
+    }
+
+    fn zero(&self, area: &Range<u64>) {
+        let file = File::options().write(true).open(self.segment()).unwrap();
+        let zeros = vec![0; usize::try_from(area.end - area.start).unwrap()];
+        file.write_all_at(&zeros, area.start).unwrap();
+    }
+
+    /// The one whose last request waits.
+    fn open_chunk(&self) -> u32 {
+        self.frames.iter().map(|frame| frame.chunk).max().unwrap()
     }
 
     fn check_completed(&self, affected: &BTreeSet<String>) {
