@@ -274,6 +274,11 @@ impl Dispatcher {
                 let failure = Failure::Answered { kind: "request_refused", status, body };
                 Followup::Failed { recorded: self.record(&flight), failure }
             }
+            Fault::TooLongPrompt { .. } => {
+                endpoint.on_answer(now, now.saturating_sub(flight.sent_at));
+                self.watch_outcome(flight.request, None);
+                Followup::Failed { recorded: self.record(&flight), failure: too_long_prompt(&fault) }
+            }
             Fault::Timeout { .. } => {
                 endpoint.on_timeout(now.saturating_sub(flight.sent_at));
                 self.charge(&flight, fault, now)
@@ -375,6 +380,20 @@ impl Dispatcher {
 
     pub fn set_models(&mut self, number: EndpointNumber, models: Option<Vec<String>>) {
         self.endpoints[number.index()].set_models(models);
+    }
+
+    /// Somebody keeps the endpoint from being used, and why; none lets it go. Calls in flight may end.
+    pub fn set_withheld(&mut self, number: EndpointNumber, reason: Option<String>) {
+        self.endpoints[number.index()].set_withheld(reason);
+    }
+
+    pub fn withheld(&self, number: EndpointNumber) -> Option<&str> {
+        self.endpoints[number.index()].withheld()
+    }
+
+    /// The window may not be wider than this, whatever it would be otherwise.
+    pub fn set_ceiling(&mut self, number: EndpointNumber, ceiling: Option<u32>) {
+        self.endpoints[number.index()].window.set_ceiling(ceiling);
     }
 
     pub fn health(&self, number: EndpointNumber) -> &Health {
@@ -646,6 +665,19 @@ impl Dispatcher {
             work.refusals.note(refusal);
         }
     }
+}
+
+fn too_long_prompt(fault: &Fault) -> Failure {
+    let Fault::TooLongPrompt { prompt_tokens, context_len, detail } = fault else {
+        unreachable!("asked for this fault only")
+    };
+    let known = |count: &Option<u64>| count.map_or("unknown".to_owned(), |count| count.to_string());
+    let message = format!(
+        "the prompt does not fit into the engine's context ({} tokens of {}): {detail}",
+        known(prompt_tokens),
+        known(context_len)
+    );
+    Failure::Unanswered { code: fault.kind(), message }
 }
 
 fn used_up(fault: Fault) -> Failure {

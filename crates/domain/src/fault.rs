@@ -26,12 +26,15 @@ pub enum Fault {
     TooLong { limit: u64 },
     /// 3xx, 401, 402, 403, 404, 405, 407: the endpoint is not set up for this.
     Misconfigured { status: u16, detail: String },
+    /// The prompt does not fit into the context of the engine, which has cut it or would: an answer to it would be one to
+    /// another question. Lengths in tokens, as far as the engine tells them.
+    TooLongPrompt { prompt_tokens: Option<u64>, context_len: Option<u64>, detail: String },
     /// Other 4xx: the engine refuses this request, with its own words.
     Refused { status: u16, body: Vec<u8> },
 }
 
 /// The stable words of failures, in the order of the numbers that result frames carry. Only ever append to it.
-const KINDS: [&str; 14] = [
+const KINDS: [&str; 15] = [
     "none",
     "engine_busy",
     "engine_unavailable",
@@ -46,6 +49,7 @@ const KINDS: [&str; 14] = [
     "engine_crash",
     "batch_expired",
     "batch_cancelled",
+    "context_length_exceeded",
 ];
 
 /// The number of a failure's word; 0 for one that has none.
@@ -71,6 +75,7 @@ impl Fault {
             Self::Garbage { .. } => "engine_garbage",
             Self::TooLong { .. } => "response_too_large",
             Self::Misconfigured { .. } => "endpoint_misconfigured",
+            Self::TooLongPrompt { .. } => "context_length_exceeded",
             Self::Refused { .. } => "request_refused",
         }
     }

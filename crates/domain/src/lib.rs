@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod chunk;
 pub mod dispatch;
+pub mod engine_facts;
 pub mod fault;
 pub mod file;
 pub mod ids;

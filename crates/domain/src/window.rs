@@ -8,17 +8,28 @@
 pub struct Window {
     setting: u32,
     limit: u32,
+    /// Set from outside, such as by a rule about the memory of the GPU.
+    ceiling: Option<u32>,
     answers_since_change: u32,
 }
 
 impl Window {
     pub fn new(setting: u32) -> Self {
         let setting = setting.max(1);
-        Self { setting, limit: setting, answers_since_change: 0 }
+        Self { setting, limit: setting, ceiling: None, answers_since_change: 0 }
     }
 
-    pub const fn limit(&self) -> u32 {
-        self.limit
+    pub fn limit(&self) -> u32 {
+        self.ceiling.map_or(self.limit, |ceiling| self.limit.min(ceiling.max(1)))
+    }
+
+    /// What the setting says, before anything made it narrower.
+    pub const fn setting(&self) -> u32 {
+        self.setting
+    }
+
+    pub const fn set_ceiling(&mut self, ceiling: Option<u32>) {
+        self.ceiling = ceiling;
     }
 
     /// The engine refused a call while `in_flight` others were with it: it has room for no more than those.
@@ -59,5 +70,16 @@ mod tests {
         assert_eq!(window.limit(), 8, "never above the setting");
         window.on_busy(0);
         assert_eq!(window.limit(), 1, "one is always tried");
+    }
+
+    #[test]
+    fn a_ceiling_narrows_it_and_is_forgotten() {
+        let mut window = Window::new(8);
+        window.set_ceiling(Some(2));
+        assert_eq!(window.limit(), 2);
+        window.set_ceiling(Some(0));
+        assert_eq!(window.limit(), 1, "one is always tried");
+        window.set_ceiling(None);
+        assert_eq!(window.limit(), 8);
     }
 }

@@ -14,6 +14,21 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use crate::secret::Secret;
 
+/// The dialect that an endpoint is spoken to in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EngineKind {
+    OpenAi,
+}
+
+impl EngineKind {
+    /// As it stands in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai",
+        }
+    }
+}
+
 /// How to reach one endpoint.
 #[derive(Clone)]
 pub struct EndpointConfig {

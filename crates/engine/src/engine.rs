@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use overnight_domain::engine_facts::EngineFacts;
 use overnight_domain::fault::Fault;
 use overnight_domain::route::Route;
 use overnight_domain::tally::Usage;
@@ -17,6 +18,9 @@ pub trait Engine: Send + Sync {
 
     /// The names of the models that the endpoint serves.
     async fn models(&self) -> Result<Vec<String>, Fault>;
+
+    /// What it tells of itself now. A question that it does not know is no fault: then that much stays unknown.
+    async fn facts(&self) -> Result<EngineFacts, Fault>;
 
     /// Whether somebody is there who would let us in.
     async fn probe(&self) -> Result<(), Fault>;

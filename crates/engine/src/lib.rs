@@ -10,6 +10,8 @@
 //! Deliberately absent: retries (but for a kept connection that turns out to be dead), redirects, proxies, compression,
 //! HTTP/2 and streaming. A batch gains nothing from them, and each would blur whose fault a failure is.
 
+use std::sync::Arc;
+
 mod answer;
 mod classify;
 mod client;
@@ -25,7 +27,14 @@ mod secret;
 mod tls;
 
 pub use discovery::{CANDIDATES, Candidate, Found, discover};
-pub use endpoint::{EndpointConfig, EndpointError};
+pub use endpoint::{EndpointConfig, EndpointError, EngineKind};
 pub use engine::{Answer, Attempt, Call, Engine};
 pub use openai::OpenAi;
 pub use secret::Secret;
+
+/// The driver of an endpoint. Refuses a configuration that cannot work; whether somebody answers is not asked.
+pub fn connect(kind: EngineKind, config: &EndpointConfig) -> Result<Arc<dyn Engine>, EndpointError> {
+    Ok(match kind {
+        EngineKind::OpenAi => Arc::new(OpenAi::new(config)?),
+    })
+}

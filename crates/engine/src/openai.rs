@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::Method;
+use overnight_domain::engine_facts::{EngineFacts, ModelFacts};
 use overnight_domain::fault::Fault;
 
 use crate::classify;
@@ -70,6 +71,12 @@ impl Engine for OpenAi {
         reply
             .and_then(|reply| classify::read_models(reply, self.answer_len_max))
             .map_err(|fault| self.hide_key(fault))
+    }
+
+    async fn facts(&self) -> Result<EngineFacts, Fault> {
+        let names = self.models().await?;
+        let models = names.into_iter().map(|name| ModelFacts { name, ..ModelFacts::default() });
+        Ok(EngineFacts { models: models.collect(), ..EngineFacts::default() })
     }
 
     async fn probe(&self) -> Result<(), Fault> {

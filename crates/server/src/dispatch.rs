@@ -160,6 +160,7 @@ impl Dispatch {
             Event::Errand(None) | Event::Time => Ok(()),
             Event::News => {
                 self.claims.on_news();
+                self.obey_holds();
                 self.look_at_batches();
                 Ok(())
             }
@@ -251,6 +252,7 @@ impl Dispatch {
                 | Fault::Timeout { .. }
                 | Fault::Garbage { .. }
                 | Fault::TooLong { .. }
+                | Fault::TooLongPrompt { .. }
                 | Fault::Refused { .. },
             ) => add(&counters.attempts_charged, 1),
             Err(_) => {}
@@ -297,6 +299,7 @@ impl Dispatch {
             &self.ctx.counters.memory_used,
             self.lines_len + self.core.in_flight() as u64 * self.answer_len,
         );
+        self.obey_holds();
         let views = (0_u16..)
             .zip(&self.endpoints)
             .map(|(number, endpoint)| endpoint.view(EndpointNumber(number), &self.core))
@@ -305,8 +308,17 @@ impl Dispatch {
         self.claims.on_tick();
         self.renew_leases();
         self.ask_models();
+        self.ask_facts();
         if self.stopping_since.is_some_and(|since| since.elapsed() > SHUTDOWN_GRACE) {
             self.abort_all();
+        }
+    }
+
+    fn obey_holds(&mut self) {
+        for (number, endpoint) in (0_u16..).zip(&self.endpoints) {
+            let (reason, ceiling) = self.ctx.holds.of(&endpoint.config.name);
+            self.core.set_withheld(EndpointNumber(number), reason);
+            self.core.set_ceiling(EndpointNumber(number), ceiling);
         }
     }
 

@@ -2,17 +2,18 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use overnight_domain::engine_facts::EngineFacts;
 use overnight_domain::time::UnixTime;
 use serde::Serialize;
 
 /// One endpoint as people see it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct EndpointView {
     pub(crate) name: String,
     pub(crate) kind: String,
     pub(crate) url: String,
     pub(crate) state: EndpointState,
-    /// Why it is not `up`, in words.
+    /// Why it is not `up`, or why nothing is sent to it though it is, in words.
     pub(crate) reason: Option<String>,
     /// What it serves. None: it has not told yet, so it may serve anything.
     pub(crate) models: Option<Vec<String>>,
@@ -22,6 +23,8 @@ pub(crate) struct EndpointView {
     pub(crate) window: u32,
     pub(crate) in_flight: u32,
     pub(crate) last_answer_at: Option<UnixTime>,
+    /// What it told of itself when it was last asked.
+    pub(crate) facts: Option<EngineFacts>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -30,11 +33,31 @@ pub(crate) enum EndpointState {
     Up,
     /// Nobody answers there; it is probed.
     Down,
+    /// It could be asked, but somebody holds it back: its GPU is too hot, its engine is not started.
+    Withheld,
     /// It answers, but refuses us or does not know what we ask for.
     Misconfigured,
 }
 
 impl EndpointView {
+    /// An endpoint named `gpu0` with nothing in flight.
+    #[cfg(test)]
+    pub(crate) fn sample(state: EndpointState) -> Self {
+        Self {
+            name: "gpu0".to_owned(),
+            kind: "openai".to_owned(),
+            url: "http://127.0.0.1:1/v1".to_owned(),
+            state,
+            reason: None,
+            models: None,
+            aliases: Vec::new(),
+            window: 8,
+            in_flight: 0,
+            last_answer_at: None,
+            facts: None,
+        }
+    }
+
     pub(crate) fn may_serve(&self, model: &str) -> bool {
         self.aliases.iter().any(|(alias, _)| alias == model)
             || self.models.as_ref().is_none_or(|models| models.iter().any(|known| known == model))

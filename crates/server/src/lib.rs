@@ -18,6 +18,7 @@ mod endpoints;
 mod finalize;
 #[cfg(test)]
 mod fuzz;
+mod holds;
 mod ingest;
 mod lines;
 mod live;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use overnight_domain::ids::WorkerId;
-use overnight_engine::{CANDIDATES, discover};
+use overnight_engine::{CANDIDATES, EngineKind, discover};
 use overnight_segment::{Log, LogOptions};
 use overnight_store::SqliteStore;
 use tokio::net::TcpListener;
@@ -29,6 +29,7 @@ use crate::disk::Disk;
 use crate::dispatch::{self, CommitInbox, Endpoint, Parts, recover_live};
 use crate::endpoint_names::EndpointNames;
 use crate::endpoints::Endpoints;
+use crate::holds::Holds;
 use crate::live::Live;
 use crate::pace::Paces;
 use crate::{api, clock, finalize, ingest, upkeep};
@@ -112,6 +113,7 @@ impl Node {
             .context("failed to open the result log")?;
         let configured = config.engines.iter().map(|engine| engine.name.as_str());
         let endpoint_names = EndpointNames::open(&config.data, configured)?;
+        let bell = Bell::new();
         let ctx = Arc::new(Context {
             store: Arc::new(store),
             blobs,
@@ -119,7 +121,8 @@ impl Node {
             segments,
             worker: WorkerId::from_uuid(clock::new_id()),
             started_at: clock::now(),
-            bell: Bell::new(),
+            holds: Holds::new(bell.clone()),
+            bell,
             live: Live::default(),
             endpoints: Endpoints::default(),
             endpoint_names,
@@ -229,16 +232,7 @@ async fn find_engines() -> anyhow::Result<Vec<EngineConfig>> {
             models = engine.models.join(", "),
             "found an engine"
         );
-        engines.push(EngineConfig {
-            name: engine.kind.to_string(),
-            kind: "openai".to_owned(),
-            url: engine.url,
-            window: None,
-            api_key: None,
-            headers: Vec::new(),
-            models: Vec::new(),
-            aliases: Vec::new(),
-        });
+        engines.push(EngineConfig::at(engine.kind, EngineKind::OpenAi, engine.url));
     }
     Ok(engines)
 }

@@ -59,6 +59,8 @@ pub(super) struct Endpoint {
     pub(super) health: Health,
     pub(super) in_flight: u32,
     models: Option<Vec<String>>,
+    /// Why nothing may be sent to it, whatever its health.
+    withheld: Option<String>,
     /// Models that it said it does not know, until it is asked again.
     blocked: HashMap<String, Duration>,
     paused_until: Duration,
@@ -80,6 +82,7 @@ impl Endpoint {
             health: Health::Up,
             in_flight: 0,
             models: settings.models,
+            withheld: None,
             blocked: HashMap::new(),
             paused_until: Duration::ZERO,
             busy_in_a_row: 0,
@@ -95,8 +98,19 @@ impl Endpoint {
         self.models = models;
     }
 
+    pub(super) fn set_withheld(&mut self, reason: Option<String>) {
+        self.withheld = reason;
+    }
+
+    pub(super) fn withheld(&self) -> Option<&str> {
+        self.withheld.as_deref()
+    }
+
     /// May it take a call now, as far as it alone is concerned?
     pub(super) fn has_room(&self, now: Duration) -> bool {
+        if self.withheld.is_some() {
+            return false;
+        }
         let limit = match self.health {
             Health::Up => self.window.limit(),
             Health::Misconfigured { trial_at, .. } if trial_at <= now => 1,
@@ -109,8 +123,8 @@ impl Endpoint {
         matches!(self.health, Health::Misconfigured { .. })
     }
 
-    pub(super) const fn is_in_use(&self) -> bool {
-        matches!(self.health, Health::Up | Health::Doubted { .. })
+    pub(super) fn is_in_use(&self) -> bool {
+        self.withheld.is_none() && matches!(self.health, Health::Up | Health::Doubted { .. })
     }
 
     pub(super) fn may_serve(&self, model: &str) -> bool {

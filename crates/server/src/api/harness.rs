@@ -77,6 +77,7 @@ impl Harness {
         change(&mut config);
         let segments = folder.path().join("segments");
         let log = Log::open(&segments, LogOptions::default(), Box::new(|_| {})).unwrap();
+        let bell = crate::bell::Bell::new();
         let ctx = Context {
             store: Arc::new(SqliteStore::open(folder.path().join("overnight.db")).unwrap()),
             blobs: Blobs::open_local(&folder.path().join("blobs")).unwrap(),
@@ -84,7 +85,8 @@ impl Harness {
             segments,
             worker: WorkerId::from_uuid(crate::clock::new_id()),
             started_at: crate::clock::now(),
-            bell: crate::bell::Bell::new(),
+            holds: crate::holds::Holds::new(bell.clone()),
+            bell,
             live: crate::live::Live::default(),
             endpoints: crate::endpoints::Endpoints::default(),
             endpoint_names: crate::endpoint_names::EndpointNames::default(),

@@ -219,18 +219,7 @@ mod tests {
     use crate::endpoints::{EndpointState, EndpointView};
 
     fn endpoint(state: EndpointState) -> EndpointView {
-        EndpointView {
-            name: "gpu0".to_owned(),
-            kind: "openai".to_owned(),
-            url: "http://127.0.0.1:1/v1".to_owned(),
-            state,
-            reason: None,
-            models: None,
-            aliases: Vec::new(),
-            window: 8,
-            in_flight: 3,
-            last_answer_at: None,
-        }
+        EndpointView { in_flight: 3, ..EndpointView::sample(state) }
     }
 
     #[tokio::test]

@@ -63,16 +63,9 @@ mod tests {
     async fn names_with_slashes_are_found_in_both_forms() {
         let harness = Harness::new();
         harness.ctx.endpoints.publish(vec![EndpointView {
-            name: "gpu0".to_owned(),
-            kind: "openai".to_owned(),
-            url: "http://127.0.0.1:1/v1".to_owned(),
-            state: EndpointState::Up,
-            reason: None,
             models: Some(vec!["org/m:7b".to_owned()]),
             aliases: vec![("small".to_owned(), "org/m:7b".to_owned())],
-            window: 8,
-            in_flight: 0,
-            last_answer_at: None,
+            ..EndpointView::sample(EndpointState::Up)
         }]);
         let list = harness.get("/v1/models").await.ok();
         assert_eq!(list["object"], "list");

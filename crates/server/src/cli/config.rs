@@ -103,7 +103,7 @@ impl ConfigOptions {
         let mut flags = Vec::new();
         for text in &self.set {
             let (key, value) = text.split_once('=').unwrap_or((text, ""));
-            let Some(key) = SETTINGS.into_iter().find(|known| *known == key) else {
+            let Some(key) = SETTINGS.iter().copied().find(|known| *known == key) else {
                 bail!("--set: `{key}` is no setting; `overnight config` lists them");
             };
             flags.push(FlagValue { key, name: "--set", value: value.to_owned() });

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use http::Uri;
 use overnight_domain::ids::TenantId;
 use overnight_domain::limits::WINDOW_MAX;
+use overnight_engine::EngineKind;
 
 use super::environment::Environment;
 use super::file::Members;
@@ -59,16 +60,7 @@ pub(super) fn engines_at(
         let is_taken = engines.iter().any(|engine: &EngineConfig| engine.name == name);
         let name = if is_taken { format!("{name}-{}", number + 1) } else { name };
         shown.push(Shown::new(format!("engine[{number}].url"), url.clone(), origin.clone()));
-        engines.push(EngineConfig {
-            name,
-            kind: "openai".to_owned(),
-            url: url.clone(),
-            window: None,
-            api_key: None,
-            headers: Vec::new(),
-            models: Vec::new(),
-            aliases: Vec::new(),
-        });
+        engines.push(EngineConfig::at(name, EngineKind::OpenAi, url.clone()));
     }
     Ok(engines)
 }
@@ -181,15 +173,16 @@ impl Reader<'_> {
 }
 
 fn engine(reader: &mut Reader<'_>) -> Result<EngineConfig, ConfigError> {
+    let name = reader.required("name", name)?;
+    let kind = reader.required("kind", kind)?;
+    let url = reader.required("url", url)?;
     Ok(EngineConfig {
-        name: reader.required("name", name)?,
-        kind: reader.required("kind", kind)?,
-        url: reader.required("url", url)?,
         window: reader.optional("concurrency", concurrency)?.and_then(|Concurrency(number)| number),
         api_key: reader.secret("api_key")?,
         headers: reader.headers()?,
         models: reader.optional("models", Raw::list)?.unwrap_or_default(),
         aliases: reader.optional("aliases", Raw::map)?.unwrap_or_default(),
+        ..EngineConfig::at(name, kind, url)
     })
 }
 
@@ -202,10 +195,10 @@ fn name(raw: &Raw) -> Result<String, String> {
     Ok(name)
 }
 
-fn kind(raw: &Raw) -> Result<String, String> {
+fn kind(raw: &Raw) -> Result<EngineKind, String> {
     let kind = raw.text()?;
     match kind.as_str() {
-        "openai" => Ok(kind),
+        "openai" => Ok(EngineKind::OpenAi),
         "ollama" => Err("`ollama` is not in this build yet: use `kind = \"openai\"` with Ollama's \
              OpenAI address, as in `url = \"http://127.0.0.1:11434/v1\"`"
             .to_owned()),
@@ -257,6 +250,12 @@ trait ToShow {
 impl ToShow for String {
     fn to_show(&self) -> String {
         self.clone()
+    }
+}
+
+impl ToShow for EngineKind {
+    fn to_show(&self) -> String {
+        self.as_str().to_owned()
     }
 }
 

@@ -34,9 +34,9 @@ pub(super) fn read(path: &Path, text: &str) -> Result<Document, ConfigError> {
     for (name, value) in root.get_ref() {
         match (name.get_ref().as_ref(), value.get_ref()) {
             ("engine", DeValue::Array(tables)) => {
-                document.engines = reader.tables("engine", &ENGINE, tables)?;
+                document.engines = reader.tables("engine", ENGINE, tables)?;
             }
-            ("key", DeValue::Array(tables)) => document.keys = reader.tables("key", &KEY, tables)?,
+            ("key", DeValue::Array(tables)) => document.keys = reader.tables("key", KEY, tables)?,
             ("engine" | "key", _) => {
                 let origin = reader.origin(name.span().start);
                 let name = name.get_ref();
@@ -85,7 +85,7 @@ impl Reader<'_> {
                 settings.push((key.to_owned(), Raw { value, origin }));
                 Ok(())
             }
-            _ => Err(ConfigError::new(&origin, refusal(key, SETTINGS.into_iter().chain(TABLES)))),
+            _ => Err(ConfigError::new(&origin, refusal(key, SETTINGS.iter().chain(TABLES).copied()))),
         }
     }
 

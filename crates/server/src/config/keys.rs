@@ -4,7 +4,7 @@ use super::environment::PREFIX;
 
 /// Settings outside the repeated tables. The variable of each is `OVERNIGHT_` and the key in capitals, with `_` for
 /// the dot.
-pub(crate) const SETTINGS: [&str; 21] = [
+pub(crate) const SETTINGS: &[&str] = &[
     "profile",
     "data",
     "store",
@@ -29,17 +29,17 @@ pub(crate) const SETTINGS: [&str; 21] = [
 ];
 
 /// The tables that hold them.
-pub(super) const TABLES: [&str; 5] = ["server", "limits", "queue", "retention", "dispatch"];
+pub(super) const TABLES: &[&str] = &["server", "limits", "queue", "retention", "dispatch"];
 
 /// The variable that lists the addresses of engines, for those who have no file.
 pub(super) const ENGINE_VARIABLE: &str = "OVERNIGHT_ENGINE";
 
 /// Members of each `[[engine]]`.
-pub(crate) const ENGINE: [&str; 8] =
-    ["name", "kind", "url", "concurrency", "api_key", "headers", "models", "aliases"];
+pub(crate) const ENGINE: &[&str] =
+    &["name", "kind", "url", "concurrency", "api_key", "headers", "models", "aliases"];
 
 /// Members of each `[[key]]`.
-pub(crate) const KEY: [&str; 4] = ["name", "tenant", "value", "admin"];
+pub(crate) const KEY: &[&str] = &["name", "tenant", "value", "admin"];
 
 /// What is meant well but cannot be honoured, and what to do about it.
 const NOT_YET: [(&str, &str); 2] = [
@@ -58,7 +58,7 @@ pub(super) fn variable(key: &str) -> String {
 }
 
 pub(super) fn setting_of_variable(name: &str) -> Option<&'static str> {
-    SETTINGS.into_iter().find(|key| variable(key) == name)
+    SETTINGS.iter().copied().find(|key| variable(key) == name)
 }
 
 /// Why a key is not taken, with the known keys that look like it.

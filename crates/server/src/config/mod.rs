@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use overnight_domain::ids::TenantId;
 use overnight_domain::limits::AdmissionLimits;
+use overnight_engine::EngineKind;
 
 pub use environment::Environment;
 pub use load::{ConfigError, FlagValue, Origins, Shown, Sources, load};
@@ -136,8 +137,8 @@ pub struct DispatchConfig {
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
     pub name: String,
-    /// `openai` for now; later issues add others.
-    pub kind: String,
+    /// The dialect that it is spoken to in.
+    pub kind: EngineKind,
     pub url: String,
     /// Requests in flight. None: the default, until the window is found by itself.
     pub window: Option<u32>,
@@ -147,6 +148,22 @@ pub struct EngineConfig {
     pub models: Vec<String>,
     /// What people call a model -> what this engine calls it.
     pub aliases: Vec<(String, String)>,
+}
+
+impl EngineConfig {
+    /// An engine of which only name, kind and address are known.
+    pub fn at(name: impl Into<String>, kind: EngineKind, url: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            kind,
+            url: url.into(),
+            window: None,
+            api_key: None,
+            headers: Vec::new(),
+            models: Vec::new(),
+            aliases: Vec::new(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -36,6 +36,8 @@ pub(super) struct Claims {
     renewed_at: Option<Instant>,
     unserved: HashMap<BatchId, Instant>,
     models_asked: HashMap<EndpointNumber, Instant>,
+    /// When an endpoint was last asked what it tells of itself; none while it is being asked.
+    facts_asked: HashMap<EndpointNumber, Option<Instant>>,
     /// Ticks since the last claim that found nothing.
     ticks: u32,
 }
@@ -84,6 +86,22 @@ impl Claims {
             }
         }
         due
+    }
+
+    pub(super) fn facts_due(&mut self, endpoints: usize, every: Duration) -> Vec<EndpointNumber> {
+        let is_due = |asked: Option<&Option<Instant>>| match asked {
+            None => true,
+            Some(Some(at)) => at.elapsed() >= every,
+            Some(None) => false,
+        };
+        let all = (0..endpoints).map(|number| EndpointNumber(number as u16));
+        let due: Vec<_> = all.filter(|number| is_due(self.facts_asked.get(number))).collect();
+        self.facts_asked.extend(due.iter().map(|number| (*number, None)));
+        due
+    }
+
+    pub(super) fn on_facts(&mut self, number: EndpointNumber) {
+        self.facts_asked.insert(number, Some(Instant::now()));
     }
 
     pub(super) fn ask_models_now(&mut self, number: EndpointNumber) {

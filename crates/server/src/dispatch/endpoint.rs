@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use overnight_domain::dispatch::{Dispatcher, EndpointNumber, EndpointSettings, Health};
+use overnight_domain::engine_facts::EngineFacts;
 use overnight_domain::limits::WINDOW_DEFAULT;
 use overnight_domain::time::UnixTime;
-use overnight_engine::{EndpointConfig, Engine, OpenAi};
+use overnight_engine::{EndpointConfig, Engine};
 
 use crate::config::EngineConfig;
 use crate::context::Context;
@@ -20,6 +21,7 @@ pub(crate) struct Endpoint {
     /// What it serves, aliases not counted. None: it has not told.
     pub(super) models: Option<Vec<String>>,
     pub(super) last_answer_at: Option<UnixTime>,
+    pub(super) facts: Option<EngineFacts>,
     /// What result frames carry for it.
     pub(super) frame_number: u16,
 }
@@ -69,11 +71,12 @@ impl Endpoint {
             setup.headers.push((http::HeaderName::try_from(name).with_context(header)?, value));
         }
         Ok(Self {
-            engine: Arc::new(OpenAi::new(&setup)?),
+            engine: overnight_engine::connect(config.kind, &setup)?,
             config: config.clone(),
             aliases: config.aliases.clone(),
             models: (!config.models.is_empty()).then(|| config.models.clone()),
             last_answer_at: None,
+            facts: None,
             frame_number: ctx.endpoint_names.number(&config.name),
         })
     }
@@ -96,10 +99,14 @@ impl Endpoint {
             }
             Health::Misconfigured { detail, .. } => (EndpointState::Misconfigured, Some(detail.clone())),
         };
+        let (state, reason) = match core.withheld(number) {
+            Some(held) => (EndpointState::Withheld, Some(held.to_owned())),
+            None => (state, reason),
+        };
         let (window, in_flight) = core.load(number);
         EndpointView {
             name: self.config.name.clone(),
-            kind: self.config.kind.clone(),
+            kind: self.config.kind.as_str().to_owned(),
             url: self.config.url.clone(),
             state,
             reason,
@@ -108,6 +115,7 @@ impl Endpoint {
             window,
             in_flight,
             last_answer_at: self.last_answer_at,
+            facts: self.facts.clone(),
         }
     }
 }

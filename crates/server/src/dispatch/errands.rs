@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use overnight_domain::batch::{BatchState, Pause, PausedBy};
 use overnight_domain::chunk::Lease;
-use overnight_domain::dispatch::{ChunkSlot, EndpointNumber};
+use overnight_domain::dispatch::{ChunkSlot, EndpointNumber, Health};
+use overnight_domain::engine_facts::EngineFacts;
 use overnight_domain::fault::Fault;
 use overnight_domain::ids::{BatchId, ChunkNumber};
 use overnight_domain::limits::{LEASE_RENEW_EVERY, LEASE_TTL};
@@ -20,6 +21,9 @@ const STORE_RETRY: Duration = Duration::from_millis(500);
 /// The models of an endpoint are asked again so often.
 const MODELS_EVERY: Duration = Duration::from_secs(60);
 
+/// What an endpoint tells of itself is asked so often.
+const FACTS_EVERY: Duration = Duration::from_secs(5);
+
 /// What an errand found out.
 pub(super) enum Errand {
     Claimed(Option<Box<Loaded>>),
@@ -32,6 +36,7 @@ pub(super) enum Errand {
     Renewed(Vec<(ChunkSlot, Hold)>),
     Probed(EndpointNumber, Result<(), Fault>),
     Models(EndpointNumber, Result<Vec<String>, Fault>),
+    Facts(EndpointNumber, Box<Result<EngineFacts, Fault>>),
     Batches(Vec<(BatchId, Standing)>),
     Paused,
 }
@@ -70,6 +75,7 @@ impl Dispatch {
             }
             Errand::Probed(number, result) => self.on_probed(number, result)?,
             Errand::Models(number, result) => self.on_models(number, result),
+            Errand::Facts(number, result) => self.on_facts(number, *result),
             Errand::Batches(standings) => {
                 self.claims.is_looking = false;
                 self.on_standings(standings);
@@ -113,6 +119,26 @@ impl Dispatch {
             }
             let engine = endpoint.engine.clone();
             self.errands.spawn(async move { Ok(Errand::Models(number, engine.models().await)) });
+        }
+    }
+
+    /// Asks endpoints that are in use what they have to say of themselves, one question at a time.
+    pub(super) fn ask_facts(&mut self) {
+        for number in self.claims.facts_due(self.endpoints.len(), FACTS_EVERY) {
+            if self.core.withheld(number).is_some() || *self.core.health(number) != Health::Up {
+                self.claims.on_facts(number);
+                continue;
+            }
+            let engine = self.endpoints[number.index()].engine.clone();
+            self.errands.spawn(async move { Ok(Errand::Facts(number, Box::new(engine.facts().await))) });
+        }
+    }
+
+    fn on_facts(&mut self, number: EndpointNumber, result: Result<EngineFacts, Fault>) {
+        self.claims.on_facts(number);
+        match result {
+            Ok(facts) => self.endpoints[number.index()].facts = Some(facts),
+            Err(fault) => tracing::debug!(number = number.0, ?fault, "endpoint tells nothing of itself"),
         }
     }
 

@@ -292,16 +292,8 @@ async fn a_waiting_batch_says_why() {
     let reason = async || harness.get(&path).await.ok()["overnight"]["waiting_reason"].clone();
     assert_eq!(reason().await, "no endpoint serves `m`");
     let mut endpoint = EndpointView {
-        name: "gpu0".to_owned(),
-        kind: "openai".to_owned(),
-        url: "http://127.0.0.1:1/v1".to_owned(),
-        state: EndpointState::Down,
         reason: Some("connection refused".to_owned()),
-        models: None,
-        aliases: Vec::new(),
-        window: 8,
-        in_flight: 0,
-        last_answer_at: None,
+        ..EndpointView::sample(EndpointState::Down)
     };
     harness.ctx.endpoints.publish(vec![endpoint.clone()]);
     assert_eq!(reason().await, "no endpoint is up; `gpu0`: connection refused");

@@ -1,0 +1,86 @@
+//! Who keeps an endpoint from being used, and why: its GPU is too hot, its engine is being started, another model has
+//! the GPU. The dispatcher obeys; calls in flight may end.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::bell::Bell;
+
+/// Whoever may hold an endpoint. Each has a hold of its own: the endpoint is free when none is left.
+#[cfg_attr(not(test), expect(dead_code, reason = "GPU health and supervision come next"))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Holder {
+    /// The health of the GPU.
+    Gpu,
+    /// The supervision of an engine that we start.
+    Supervision,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Reins {
+    reasons: BTreeMap<Holder, String>,
+    ceiling: Option<u32>,
+}
+
+/// The holds of all endpoints, by name.
+#[derive(Debug, Clone)]
+pub(crate) struct Holds {
+    bell: Bell,
+    reins: Arc<Mutex<BTreeMap<String, Reins>>>,
+}
+
+impl Holds {
+    pub(crate) fn new(bell: Bell) -> Self {
+        Self { bell, reins: Arc::default() }
+    }
+
+    #[cfg_attr(not(test), expect(dead_code, reason = "GPU health and supervision come next"))]
+    /// Holds the endpoint back, or lets it go.
+    pub(crate) fn set(&self, endpoint: &str, holder: Holder, reason: Option<String>) {
+        let mut reins = self.reins.lock().unwrap_or_else(PoisonError::into_inner);
+        let reasons = &mut reins.entry(endpoint.to_owned()).or_default().reasons;
+        let before = reasons.get(&holder).is_some();
+        let is_held = reason.is_some();
+        match reason {
+            Some(reason) => reasons.insert(holder, reason),
+            None => reasons.remove(&holder),
+        };
+        drop(reins);
+        if before != is_held {
+            self.bell.ring();
+        }
+    }
+
+    #[cfg_attr(not(test), expect(dead_code, reason = "GPU health and supervision come next"))]
+    /// The window of the endpoint may be no wider.
+    pub(crate) fn set_ceiling(&self, endpoint: &str, ceiling: Option<u32>) {
+        let mut reins = self.reins.lock().unwrap_or_else(PoisonError::into_inner);
+        reins.entry(endpoint.to_owned()).or_default().ceiling = ceiling;
+    }
+
+    /// Why it is held back, all reasons in one text, and its ceiling.
+    pub(crate) fn of(&self, endpoint: &str) -> (Option<String>, Option<u32>) {
+        let reins = self.reins.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(reins) = reins.get(endpoint) else { return (None, None) };
+        let reasons: Vec<&str> = reins.reasons.values().map(String::as_str).collect();
+        ((!reasons.is_empty()).then(|| reasons.join("; ")), reins.ceiling)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_free_when_nobody_holds_it() {
+        let holds = Holds::new(Bell::new());
+        assert_eq!(holds.of("a"), (None, None));
+        holds.set("a", Holder::Gpu, Some("too hot".to_owned()));
+        holds.set("a", Holder::Supervision, Some("starting".to_owned()));
+        holds.set_ceiling("a", Some(3));
+        assert_eq!(holds.of("a"), (Some("too hot; starting".to_owned()), Some(3)));
+        holds.set("a", Holder::Gpu, None);
+        holds.set("a", Holder::Supervision, None);
+        assert_eq!(holds.of("a"), (None, Some(3)));
+    }
+}
