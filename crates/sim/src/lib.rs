@@ -22,6 +22,7 @@ mod garbage;
 mod lists;
 mod request;
 mod script;
+mod shape;
 mod steps;
 mod wire;
 
@@ -31,3 +32,4 @@ pub use directive::{Directive, DirectiveError, Outcome, Text};
 pub use engine::{Engine, Setup};
 pub use garbage::Garbage;
 pub use script::{Latency, Permits, Rule, Script, When};
+pub use shape::Shape;

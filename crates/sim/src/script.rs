@@ -5,11 +5,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::directive::{Directive, Text};
+use crate::shape::Shape;
 
 /// How the engine behaves. The default answers everything at once, as fast as it can.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Script {
+    /// Which engine it takes after.
+    pub shape: Shape,
     /// What `GET /v1/models` lists.
     pub models: Vec<String>,
     /// Whether a request for a model that is not listed gets 404 `model_not_found`.
@@ -114,6 +117,7 @@ pub enum When {
 impl Default for Script {
     fn default() -> Self {
         Self {
+            shape: Shape::OpenAi,
             models: vec!["sim-model".to_owned()],
             strict_models: false,
             latency: Latency::None,
