@@ -101,6 +101,11 @@ text_id!(
     WorkerId,
     "worker_"
 );
+text_id!(
+    /// Something that people are told of. The same for every attempt to deliver it.
+    NoticeId,
+    "notice_"
+);
 
 impl BatchId {
     /// The 16 bytes that a result frame carries, and from which the ids of result lines are derived.

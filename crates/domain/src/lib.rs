@@ -11,6 +11,7 @@ pub mod fault;
 pub mod file;
 pub mod ids;
 pub mod limits;
+pub mod notice;
 pub mod patience;
 pub mod plan;
 pub mod progress;

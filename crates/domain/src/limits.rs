@@ -127,6 +127,24 @@ pub const HEARTBEAT_UNHEALTHY_AFTER: Duration = Duration::from_secs(60);
 /// First signal to exit.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
 
+/// Notices that wait for one receiver. One that is down for good must not let the database grow; the oldest go.
+pub const NOTICES_MAX: usize = 1_000;
+/// Characters that a notice quotes of an engine's or an input's words: what a telephone shows of a message.
+pub const NOTICE_WORDS_LEN_MAX: usize = 500;
+/// One attempt to deliver a notice.
+pub const NOTICE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between attempts to deliver a notice.
+pub const NOTICE_RETRY_FIRST: Duration = Duration::from_secs(1);
+pub const NOTICE_RETRY_MAX: Duration = Duration::from_secs(300);
+/// A notice that could not be delivered for so long is old news.
+pub const NOTICE_TTL: Duration = Duration::from_secs(24 * 3_600);
+/// What is kept of what a receiver says: enough for an error.
+pub const NOTICE_REPLY_LEN_MAX: usize = 4 * KIB as usize;
+/// A batch of which nothing was heard for so long is worth a look.
+pub const NO_PROGRESS_AFTER: Duration = Duration::from_secs(600);
+/// An engine that restarts is back before.
+pub const NO_ENDPOINT_AFTER: Duration = Duration::from_secs(60);
+
 /// What clients are told to wait before they come back.
 pub const RETRY_AFTER_QUEUE: Duration = Duration::from_secs(30);
 pub const RETRY_AFTER_SHUTDOWN: Duration = Duration::from_secs(5);

@@ -10,6 +10,7 @@ mod claims;
 mod creation;
 mod endings;
 mod files;
+mod notices;
 pub mod samples;
 mod uploads;
 mod workers;
@@ -43,6 +44,9 @@ macro_rules! conformance_cases {
             endings: cancel_drops_what_nobody_holds, cancel_while_validating_is_closable, repeated_cancel_is_quiet,
                 expiry_ends_only_hard_ones, closable_when_nobody_holds, closed_with_its_files,
                 late_completion_keeps_the_end, deleted_with_all_that_is_its_own;
+            notices: none_while_nobody_is_told, put_once_for_each_that_wants_it, put_with_every_end_of_a_batch,
+                put_with_a_pause_that_nobody_asked_for, settled_for_each_receiver, forgotten_with_their_receiver,
+                the_oldest_go_when_there_are_too_many, named_by_what_happened;
             workers: seen_and_forgotten;
         }
     };

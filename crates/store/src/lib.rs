@@ -20,8 +20,9 @@ use overnight_domain::batch::{Batch, BatchError, BatchState, Pause};
 use overnight_domain::chunk::{Chunk, ChunkRange, Lease, LogPosition};
 use overnight_domain::file::{File, Part, Purpose, Upload};
 use overnight_domain::ids::{
-    BatchId, BlobKey, ChunkNumber, FileId, LeaseToken, PartId, TenantId, UploadId, WorkerId,
+    BatchId, BlobKey, ChunkNumber, FileId, LeaseToken, NoticeId, PartId, TenantId, UploadId, WorkerId,
 };
+use overnight_domain::notice::{Notice, Receiver, Subscription};
 use overnight_domain::tally::Tally;
 use overnight_domain::time::UnixTime;
 use serde::{Deserialize, Serialize};
@@ -237,6 +238,22 @@ pub struct QueueView {
     pub backlog: Vec<(BatchId, u64)>,
 }
 
+/// A notice that waits for a receiver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitingNotice {
+    pub notice: Notice,
+    /// Attempts to deliver it so far.
+    pub attempts: u32,
+}
+
+/// What became of an attempt to deliver a notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settlement {
+    /// It was delivered, or given up: it is forgotten.
+    Done,
+    RetryAt(UnixTime),
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerView {
     pub id: WorkerId,
@@ -367,6 +384,28 @@ pub trait Store: Send + Sync + 'static {
     /// Takes back leases that have expired, and returns them.
     async fn expire_leases(&self, now: UnixTime) -> Result<Vec<Lease>>;
     async fn chunks(&self, batch: &BatchId) -> Result<Vec<Chunk>>;
+
+    // Notices. The end of a batch, and a pause that nobody asked for, are put by the verb that brings them about, in its
+    // transaction; others by `put_notice`.
+    /// Who is told of what from now on. Notices for receivers that are not listed are forgotten.
+    async fn set_receivers(&self, subscriptions: &[Subscription]) -> Result<()>;
+    /// Puts a notice for each receiver that wants its event and does not have it already. Beyond
+    /// [`NOTICES_MAX`](overnight_domain::limits::NOTICES_MAX) the oldest of the receiver are forgotten.
+    async fn put_notice(&self, notice: Notice) -> Result<()>;
+    /// Notices whose next attempt is due, the longest due first.
+    async fn due_notices(
+        &self,
+        receiver: Receiver,
+        now: UnixTime,
+        limit: usize,
+    ) -> Result<Vec<WaitingNotice>>;
+    /// What became of an attempt. Settling a notice that is gone changes nothing.
+    async fn settle_notice(
+        &self,
+        receiver: Receiver,
+        id: &NoticeId,
+        settlement: Settlement,
+    ) -> Result<()>;
 
     // Workers.
     async fn heartbeat(&self, worker: WorkerView) -> Result<()>;

@@ -5,6 +5,7 @@
 mod batches;
 mod chunks;
 mod files;
+mod notices;
 mod queue;
 mod uploads;
 
@@ -16,15 +17,17 @@ use overnight_domain::batch::{Batch, BatchError, BatchState};
 use overnight_domain::chunk::{Chunk, Lease, LogPosition};
 use overnight_domain::file::{File, Part, Upload};
 use overnight_domain::ids::{
-    BatchId, BlobKey, ChunkNumber, FileId, PartId, TenantId, UploadId, WorkerId,
+    BatchId, BlobKey, ChunkNumber, FileId, NoticeId, PartId, TenantId, UploadId, WorkerId,
 };
+use overnight_domain::notice::{Notice, NoticeEvent, Receiver, Subscription};
 use overnight_domain::tally::Tally;
 use overnight_domain::time::UnixTime;
 
+use self::notices::NoticeEntry;
 use crate::{
     Admission, BatchPatch, BatchQuery, BatchWithOpenChunks, ClaimQuery, Claimed, Closing, Created,
-    CreationKey, FileQuery, Hold, Moved, Page, Parking, Planned, QueueView, Result, Store,
-    WORKER_FORGOTTEN_AFTER, WorkerView,
+    CreationKey, FileQuery, Hold, Moved, Page, Parking, Planned, QueueView, Result, Settlement, Store,
+    WORKER_FORGOTTEN_AFTER, WaitingNotice, WorkerView,
 };
 
 /// A store that lives as long as the value.
@@ -50,6 +53,8 @@ struct State {
     chunks: BTreeMap<(BatchId, ChunkNumber), ChunkEntry>,
     creations: BTreeMap<(TenantId, String), (BatchId, UnixTime)>,
     workers: BTreeMap<WorkerId, WorkerView>,
+    receivers: BTreeMap<Receiver, Vec<NoticeEvent>>,
+    notices: Vec<NoticeEntry>,
 }
 
 #[derive(Debug)]
@@ -280,6 +285,36 @@ impl Store for ModelStore {
 
     async fn chunks(&self, batch: &BatchId) -> Result<Vec<Chunk>> {
         Ok(self.state().chunks(batch))
+    }
+
+    // Notices.
+    async fn set_receivers(&self, subscriptions: &[Subscription]) -> Result<()> {
+        self.state().set_receivers(subscriptions);
+        Ok(())
+    }
+
+    async fn put_notice(&self, notice: Notice) -> Result<()> {
+        self.state().put_notice(&notice);
+        Ok(())
+    }
+
+    async fn due_notices(
+        &self,
+        receiver: Receiver,
+        now: UnixTime,
+        limit: usize,
+    ) -> Result<Vec<WaitingNotice>> {
+        Ok(self.state().due_notices(receiver, now, limit))
+    }
+
+    async fn settle_notice(
+        &self,
+        receiver: Receiver,
+        id: &NoticeId,
+        settlement: Settlement,
+    ) -> Result<()> {
+        self.state().settle_notice(receiver, id, settlement);
+        Ok(())
     }
 
     // Workers.

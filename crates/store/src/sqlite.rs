@@ -9,6 +9,7 @@ mod chunks;
 mod connection;
 mod files;
 mod migrations;
+mod notices;
 mod queue;
 mod uploads;
 mod values;
@@ -21,15 +22,17 @@ use overnight_domain::batch::{Batch, BatchError, BatchState};
 use overnight_domain::chunk::{Chunk, Lease, LogPosition};
 use overnight_domain::file::{File, Part, Upload};
 use overnight_domain::ids::{
-    BatchId, BlobKey, ChunkNumber, FileId, PartId, TenantId, UploadId, WorkerId,
+    BatchId, BlobKey, ChunkNumber, FileId, NoticeId, PartId, TenantId, UploadId, WorkerId,
 };
+use overnight_domain::notice::{Notice, Receiver, Subscription};
 use overnight_domain::tally::Tally;
 use overnight_domain::time::UnixTime;
 
 use self::connection::Connections;
 use crate::{
     Admission, BatchPatch, BatchQuery, BatchWithOpenChunks, ClaimQuery, Claimed, Closing, Created,
-    CreationKey, FileQuery, Hold, Moved, Page, Parking, Planned, QueueView, Result, Store, WorkerView,
+    CreationKey, FileQuery, Hold, Moved, Page, Parking, Planned, QueueView, Result, Settlement, Store,
+    WaitingNotice, WorkerView,
 };
 
 /// A handle on the database, which is closed when the handle is dropped.
@@ -270,6 +273,35 @@ impl Store for SqliteStore {
     async fn chunks(&self, batch: &BatchId) -> Result<Vec<Chunk>> {
         let batch = batch.clone();
         self.0.read(move |db| chunks::chunks(db, &batch)).await
+    }
+
+    // Notices.
+    async fn set_receivers(&self, subscriptions: &[Subscription]) -> Result<()> {
+        let subscriptions = subscriptions.to_vec();
+        self.0.write(move |db| notices::set_receivers(db, &subscriptions)).await
+    }
+
+    async fn put_notice(&self, notice: Notice) -> Result<()> {
+        self.0.write(move |db| notices::put(db, &notice)).await
+    }
+
+    async fn due_notices(
+        &self,
+        receiver: Receiver,
+        now: UnixTime,
+        limit: usize,
+    ) -> Result<Vec<WaitingNotice>> {
+        self.0.read(move |db| notices::due(db, receiver, now, limit)).await
+    }
+
+    async fn settle_notice(
+        &self,
+        receiver: Receiver,
+        id: &NoticeId,
+        settlement: Settlement,
+    ) -> Result<()> {
+        let id = id.clone();
+        self.0.write(move |db| notices::settle(db, receiver, &id, settlement)).await
     }
 
     // Workers.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use overnight_domain::batch::{Batch, BatchError, BatchEvent, BatchState};
 use overnight_domain::chunk::{Chunk, ChunkEvent, ChunkState};
 use overnight_domain::ids::{BatchId, ChunkNumber, TenantId};
+use overnight_domain::notice::Notice;
 use overnight_domain::tally::Tally;
 use overnight_domain::time::UnixTime;
 
@@ -179,10 +180,15 @@ impl State {
         }
         batch.options.priority = patch.priority.unwrap_or(batch.options.priority);
         batch.moments.expires_at = patch.expires_at.unwrap_or(batch.moments.expires_at);
+        let before = batch.pause.clone();
         if let Some(pause) = patch.pause {
             batch.pause = pause;
         }
-        Moved::To(Box::new(batch.clone()))
+        let batch = batch.clone();
+        if let Some(notice) = Notice::batch_paused(before.as_ref(), &batch) {
+            self.put_notice(&notice);
+        }
+        Moved::To(Box::new(batch))
     }
 
     pub(super) fn expire_batches(&mut self, now: UnixTime) -> Vec<BatchId> {
@@ -310,6 +316,10 @@ impl State {
         batch.state = to;
         batch.moments.reach(to, now);
         change(batch);
-        Moved::To(Box::new(batch.clone()))
+        let batch = batch.clone();
+        if to.is_terminal() {
+            self.put_notice(&Notice::batch_ended(&batch, now));
+        }
+        Moved::To(Box::new(batch))
     }
 }

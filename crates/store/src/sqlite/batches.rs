@@ -5,12 +5,13 @@
 
 use overnight_domain::batch::{Batch, BatchError, BatchEvent, BatchState};
 use overnight_domain::ids::{BatchId, BlobKey, ChunkNumber, FileId, TenantId};
+use overnight_domain::notice::Notice;
 use overnight_domain::route::Route;
 use overnight_domain::tally::Tally;
 use overnight_domain::time::UnixTime;
 use rusqlite::{Connection, OptionalExtension, Params, Result as SqlResult, Row, named_params, params};
 
-use super::{chunks, files, values};
+use super::{chunks, files, notices, values};
 use crate::{
     BatchPatch, BatchQuery, BatchWithOpenChunks, CHILDREN_MAX, Closing, Moved, Page, Planned, Result,
     StoreError,
@@ -178,10 +179,14 @@ pub(super) fn update(
     if let Some(expires_at) = patch.expires_at {
         batch.moments.expires_at = expires_at;
     }
+    let before = batch.pause.clone();
     if let Some(pause) = patch.pause {
         batch.pause = pause;
     }
     save(db, &batch, batch.state)?;
+    if let Some(notice) = Notice::batch_paused(before.as_ref(), &batch) {
+        notices::put(db, &notice)?;
+    }
     Ok(Moved::To(Box::new(batch)))
 }
 
@@ -276,6 +281,9 @@ fn transition(
     batch.moments.reach(to, now);
     change(&mut batch)?;
     save(db, &batch, from)?;
+    if to.is_terminal() {
+        notices::put(db, &Notice::batch_ended(&batch, now))?;
+    }
     Ok(Moved::To(Box::new(batch)))
 }
 

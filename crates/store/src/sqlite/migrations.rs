@@ -11,7 +11,8 @@ use crate::{Result, StoreError};
 const APPLICATION_ID: i32 = 0x4f56_4e54;
 
 /// In order; the first one is version 1. A released one never changes.
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_first.sql")];
+const MIGRATIONS: [&str; 2] =
+    [include_str!("migrations/0001_first.sql"), include_str!("migrations/0002_notices.sql")];
 
 /// Brings the database to the newest version.
 pub(super) fn migrate(db: &mut Connection) -> Result<()> {

@@ -6,8 +6,9 @@ use std::path::Path;
 use overnight_domain::batch::BatchState;
 use overnight_domain::chunk::ChunkRange;
 use overnight_domain::ids::ChunkNumber;
+use overnight_domain::notice::{NoticeEvent, Receiver, Subscription};
 use overnight_store::conformance::samples::{
-    at, batch, file, owner, planned, read, start, take, take_and_begin, tally, upload,
+    at, batch, closing, file, owner, planned, read, start, take, take_and_begin, tally, upload,
 };
 use overnight_store::{Hold, Planned, SqliteStore, Store, StoreError};
 
@@ -39,6 +40,30 @@ async fn everything_is_there_after_reopening() {
     assert_eq!(after, before);
     assert_eq!(store.renew(&[done, held], at(200)).await.unwrap(), [Hold::Lost, Hold::Held]);
     assert_eq!(take(&store, 3).await.unwrap().lease.chunk, ChunkNumber(2));
+}
+
+/// A database of the first version, with a batch in it, gets what came later when it is opened.
+#[tokio::test]
+async fn first_version_is_migrated_with_all_that_is_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("overnight.db");
+    let store = SqliteStore::open(&path).unwrap();
+    let id = start(&store, batch(1), 1).await.unwrap().id;
+    let before = store.batch(&owner(), &id).await.unwrap();
+    drop(store);
+    let db = rusqlite::Connection::open(&path).unwrap();
+    db.execute_batch("DROP TABLE notices; DROP TABLE receivers; PRAGMA user_version = 1").unwrap();
+    drop(db);
+
+    let store = SqliteStore::open(&path).unwrap();
+    assert_eq!(store.batch(&owner(), &id).await.unwrap(), before);
+    let everything = Subscription { receiver: Receiver::Url, events: NoticeEvent::ALL.to_vec() };
+    store.set_receivers(&[everything]).await.unwrap();
+    store.cancel_batch(&owner(), &id, at(50)).await.unwrap();
+    store.close_batch(&id, closing(8, 9), at(51)).await.unwrap();
+    drop(store);
+    let store = SqliteStore::open(&path).unwrap();
+    assert_eq!(store.due_notices(Receiver::Url, at(51), 9).await.unwrap().len(), 1, "it is durable");
 }
 
 #[test]

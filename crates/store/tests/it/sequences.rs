@@ -9,6 +9,7 @@ use overnight_domain::batch::{Batch, BatchState, Pause, PausedBy};
 use overnight_domain::chunk::Lease;
 use overnight_domain::file::File;
 use overnight_domain::ids::{BatchId, ChunkNumber, LeaseToken, TenantId};
+use overnight_domain::notice::{Notice, NoticeEvent, Receiver, Subscription};
 use overnight_domain::time::UnixTime;
 use overnight_store::conformance::samples::{
     at, batch, batch_id, closing, file, file_id, log, owner, part, part_id, planned, roomy, stranger,
@@ -16,7 +17,7 @@ use overnight_store::conformance::samples::{
 };
 use overnight_store::{
     Admission, BatchPatch, BatchQuery, ClaimQuery, Claimed, Closing, CreationKey, Direction, FileQuery,
-    ModelStore, Parking, Result, SqliteStore, Store, WorkerView,
+    ModelStore, Parking, Result, Settlement, SqliteStore, Store, WorkerView,
 };
 use proptest::collection::vec;
 use proptest::prelude::{ProptestConfig, any, proptest};
@@ -70,7 +71,7 @@ async fn compare(numbers: &[(u8, u8, u8, u8)]) {
     let mut leases = Vec::new();
     for (number, (verb, a, b, c)) in (1_u32..).zip(numbers.iter().copied()) {
         let step = Step {
-            verb: u32::from(verb) % 40,
+            verb: u32::from(verb) % 44,
             a: a.into(),
             b: b.into(),
             c: c.into(),
@@ -104,6 +105,7 @@ async fn apply(store: &dyn Store, step: Step, leases: &[Lease]) -> Answer {
         0..=6 => apply_to_files(store, step).await,
         7..=12 => apply_to_uploads(store, step).await,
         13..=24 => apply_to_batches(store, step).await,
+        40.. => apply_to_notices(store, step).await,
         _ => apply_to_chunks(store, step, leases).await,
     }
 }
@@ -170,7 +172,8 @@ async fn apply_to_batches(store: &dyn Store, step: Step) -> Answer {
             _ => said(store.queue_view().await),
         },
         20 => {
-            let pause = Pause { by: PausedBy::Caller, reason: "lunch".to_owned(), since: now };
+            let by = if c % 4 == 0 { PausedBy::Refusals } else { PausedBy::Caller };
+            let pause = Pause { by, reason: "lunch".to_owned(), since: now };
             let patch = BatchPatch {
                 priority: (b % 2 == 0).then_some((c % 3) as i32 - 1),
                 expires_at: (b % 5 == 0).then(|| now.plus(Duration::from_secs(40))),
@@ -280,6 +283,38 @@ async fn apply_to_leases(store: &dyn Store, step: Step, leases: &[Lease]) -> Ans
     }
 }
 
+async fn apply_to_notices(store: &dyn Store, step: Step) -> Answer {
+    let Step { a, b, c, now, .. } = step;
+    let receiver = Receiver::ALL[(a % 2) as usize];
+    let outage = |second| Notice::no_endpoint([], Duration::ZERO, 0, second);
+    match step.verb {
+        40 => {
+            let events = NoticeEvent::ALL.into_iter().take(1 + (b % 4) as usize).collect();
+            let command = Subscription { receiver: Receiver::Command, events };
+            let url = Subscription { receiver: Receiver::Url, events: NoticeEvent::ALL.to_vec() };
+            let wanted: &[Subscription] = if c % 8 == 0 {
+                &[]
+            } else if c % 3 == 0 {
+                &[url]
+            } else {
+                &[command, url]
+            };
+            said(store.set_receivers(wanted).await)
+        }
+        41 => said(store.put_notice(outage(at(u64::from(b % 8)))).await),
+        _ => {
+            let due = store.due_notices(receiver, now, 9).await.unwrap_or_default();
+            let Some(first) = due.get((b % 3) as usize) else { return said(Ok(due)) };
+            let settlement = if c % 2 == 0 {
+                Settlement::Done
+            } else {
+                Settlement::RetryAt(now.plus(Duration::from_secs(u64::from(b % 9))))
+            };
+            said(store.settle_notice(receiver, &first.notice.id, settlement).await)
+        }
+    }
+}
+
 /// All that can be read.
 async fn dump(store: &dyn Store, now: UnixTime) -> Vec<String> {
     let mut lines = Vec::new();
@@ -305,5 +340,10 @@ async fn dump(store: &dyn Store, now: UnixTime) -> Vec<String> {
     lines.push(said(store.closable(999).await).text);
     lines.push(said(store.queue_view().await).text);
     lines.push(said(store.workers().await).text);
+    for receiver in Receiver::ALL {
+        lines.push(
+            said(store.due_notices(receiver, UnixTime::from_millis(u64::MAX / 2), 9_999).await).text,
+        );
+    }
     lines
 }
