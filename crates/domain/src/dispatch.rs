@@ -396,6 +396,11 @@ impl Dispatcher {
         self.endpoints[number.index()].window.set_ceiling(ceiling);
     }
 
+    /// Another window, for an endpoint of which more is known now.
+    pub fn set_window(&mut self, number: EndpointNumber, window: u32) {
+        self.endpoints[number.index()].window.set(window);
+    }
+
     pub fn health(&self, number: EndpointNumber) -> &Health {
         &self.endpoints[number.index()].health
     }

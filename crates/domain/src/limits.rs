@@ -61,6 +61,8 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
 /// Requests in flight at an endpoint for which nobody set a number.
 pub const WINDOW_DEFAULT: u32 = 8;
 pub const WINDOW_MAX: u32 = 4_096;
+/// All are asked at once, ten questions each, within a second.
+pub const DISCOVERY_PORTS_MAX: usize = 64;
 /// A call is given this long before anything is known about the engine's speed: a cold model may load first.
 pub const DEADLINE_FIRST: Duration = Duration::from_secs(600);
 /// No deadline is shorter: a short request behind a long queue is not stuck.

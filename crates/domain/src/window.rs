@@ -1,7 +1,38 @@
 //! The window: how many calls may be in flight at an endpoint.
 //!
-//! Here it is a setting that gives way when the engine says that it is busy and comes back slowly. The controller that
-//! finds the window by itself will stand behind the same methods.
+//! Here it is a setting that gives way when the engine says that it is busy and comes back slowly. Where nobody set it,
+//! [`first_window`] takes it from what the engine tells of itself. The controller that finds the window by itself will
+//! stand behind the same methods.
+
+use crate::engine_facts::{EngineFacts, Flavour};
+use crate::limits::{WINDOW_DEFAULT, WINDOW_MAX};
+
+/// Engines that batch as they go and queue without limit: enough to see what batching gains, and little enough that the
+/// smallest card has room for it.
+const BATCHING: u32 = 16;
+/// TEI puts inputs together into one step; with this many calls the next step is full before the last one ends.
+const TEI_MAX: u32 = 32;
+/// Left to other clients of an engine that refuses those beyond its permits.
+const PERMITS_LEFT: u32 = 8;
+/// Ollama and LM Studio do one to four at once, and do not tell: one more waits while another is answered.
+const DESKTOP: u32 = 4;
+
+/// The window that an engine begins with when none was set.
+pub fn first_window(facts: &EngineFacts) -> u32 {
+    let slots = facts.capacity.slots.filter(|slots| *slots > 0);
+    let permits = facts.capacity.permits.filter(|permits| *permits > 0);
+    let window = match (facts.flavour, slots) {
+        // Its slots, and so many more that the next request is there when one becomes free.
+        (Flavour::LlamaCpp, Some(slots)) => slots.saturating_add((slots / 4).max(2)),
+        (Flavour::Tei, _) => {
+            permits.map_or(TEI_MAX, |permits| permits.saturating_sub(PERMITS_LEFT).min(TEI_MAX))
+        }
+        (Flavour::Vllm | Flavour::Sglang, slots) => slots.map_or(BATCHING, |slots| slots.min(BATCHING)),
+        (Flavour::Ollama | Flavour::LmStudio, _) => DESKTOP,
+        (Flavour::LlamaCpp | Flavour::Other, _) => WINDOW_DEFAULT,
+    };
+    window.min(permits.unwrap_or(WINDOW_MAX)).clamp(1, WINDOW_MAX)
+}
 
 /// The window of one endpoint.
 #[derive(Debug, Clone)]
@@ -21,6 +52,14 @@ impl Window {
 
     pub fn limit(&self) -> u32 {
         self.ceiling.map_or(self.limit, |ceiling| self.limit.min(ceiling.max(1)))
+    }
+
+    /// Begins anew with another setting.
+    pub const fn set(&mut self, setting: u32) {
+        let setting = if setting == 0 { 1 } else { setting };
+        self.setting = setting;
+        self.limit = setting;
+        self.answers_since_change = 0;
     }
 
     /// What the setting says, before anything made it narrower.
@@ -69,6 +108,50 @@ mod tests {
         }
         assert_eq!(window.limit(), 8, "never above the setting");
         window.on_busy(0);
+        assert_eq!(window.limit(), 1, "one is always tried");
+    }
+
+    #[test]
+    fn the_first_window_follows_what_the_engine_tells() {
+        use Flavour::{LlamaCpp, LmStudio, Ollama, Other, Sglang, Tei, Vllm};
+        for (flavour, slots, permits, expected) in [
+            (LlamaCpp, Some(1), None, 3),
+            (LlamaCpp, Some(4), None, 6),
+            (LlamaCpp, Some(32), None, 40),
+            (LlamaCpp, Some(u32::MAX), None, WINDOW_MAX),
+            (LlamaCpp, None, None, WINDOW_DEFAULT),
+            (LlamaCpp, Some(0), None, WINDOW_DEFAULT),
+            (Tei, None, Some(512), 32),
+            (Tei, None, Some(20), 12),
+            (Tei, None, Some(4), 1),
+            (Tei, Some(4), None, 32),
+            (Vllm, None, None, 16),
+            (Sglang, Some(200), None, 16),
+            (Sglang, Some(4), Some(8), 4),
+            (Ollama, None, None, 4),
+            (LmStudio, None, None, 4),
+            (Other, None, None, WINDOW_DEFAULT),
+            (Other, None, Some(3), 3),
+        ] {
+            let mut facts = EngineFacts { flavour, ..EngineFacts::default() };
+            facts.capacity.slots = slots;
+            facts.capacity.permits = permits;
+            assert_eq!(
+                first_window(&facts),
+                expected,
+                "{flavour} with {slots:?} slots, {permits:?} permits"
+            );
+        }
+    }
+
+    #[test]
+    fn another_setting_begins_anew_below_the_ceiling() {
+        let mut window = Window::new(8);
+        window.on_busy(2);
+        window.set_ceiling(Some(10));
+        window.set(16);
+        assert_eq!((window.setting(), window.limit()), (16, 10));
+        window.set(0);
         assert_eq!(window.limit(), 1, "one is always tried");
     }
 

@@ -46,7 +46,7 @@ pub(crate) fn read_probe(reply: &Reply) -> Result<(), Fault> {
 }
 
 /// The headers and the whole body of a 200.
-fn read_success(reply: Reply, answer_len_max: u64) -> Result<(HeaderMap, Bytes), Fault> {
+pub(crate) fn read_success(reply: Reply, answer_len_max: u64) -> Result<(HeaderMap, Bytes), Fault> {
     if reply.head.status != 200 {
         return Err(read_failure(&reply));
     }

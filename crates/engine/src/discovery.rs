@@ -3,47 +3,61 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use overnight_domain::engine_facts::{EngineFacts, Flavour};
 use tokio::time::timeout;
 
+use crate::EngineKind;
 use crate::endpoint::EndpointConfig;
 use crate::engine::Engine;
 use crate::openai::OpenAi;
 
-/// A place where an engine of this kind listens unless it was told otherwise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Candidate {
-    pub kind: &'static str,
-    pub port: u16,
-}
-
-/// The engines that people run, in the order in which we would use them.
-pub const CANDIDATES: [Candidate; 5] = [
-    Candidate { kind: "ollama", port: 11434 },
-    Candidate { kind: "vllm", port: 8000 },
-    Candidate { kind: "llama.cpp", port: 8080 },
-    Candidate { kind: "sglang", port: 30000 },
-    Candidate { kind: "lmstudio", port: 1234 },
-];
+/// Where engines listen unless they were told otherwise, in the order in which we would use them: Ollama, vLLM,
+/// llama.cpp (and TEI in its container), SGLang, LM Studio, TEI.
+pub const USUAL_PORTS: [u16; 6] = [11434, 8000, 8080, 30000, 1234, 3000];
 
 /// An engine that answered with its models.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Found {
-    /// What usually listens there; it may be another engine of the same dialect.
-    pub kind: &'static str,
+    /// After what it is, and unlike that of any other found with it.
+    pub name: String,
+    pub kind: EngineKind,
     pub url: String,
-    pub models: Vec<String>,
+    pub facts: EngineFacts,
 }
 
-/// Asks all candidates at once and returns within `longest`, in the order of the candidates. Whoever does not answer
-/// with a list of models is passed over: other programs listen on such ports too.
-pub async fn discover(candidates: &[Candidate], longest: Duration) -> Vec<Found> {
-    let asked = candidates.iter().map(|candidate| timeout(longest, ask(*candidate)));
-    join_all(asked).await.into_iter().filter_map(|answered| answered.ok().flatten()).collect()
+/// Asks all ports of this machine at once and returns within `longest`, in the order of the ports. What is there is told
+/// by its answers, not by the port. Whoever does not answer as an engine is passed over: other programs listen on such
+/// ports too.
+pub async fn discover(ports: &[u16], longest: Duration) -> Vec<Found> {
+    let asked = ports.iter().map(|port| timeout(longest, ask(*port, longest)));
+    let mut found: Vec<Found> = Vec::new();
+    for engine in join_all(asked).await.into_iter().filter_map(|answered| answered.ok().flatten()) {
+        let number =
+            found.iter().filter(|other| other.facts.flavour == engine.facts.flavour).count() + 1;
+        let name = if number > 1 { format!("{}-{number}", engine.name) } else { engine.name.clone() };
+        found.push(Found { name, ..engine });
+    }
+    found
 }
 
-async fn ask(candidate: Candidate) -> Option<Found> {
-    let url = format!("http://127.0.0.1:{}/v1", candidate.port);
-    let engine = OpenAi::new(&EndpointConfig::new(candidate.kind, &*url)).ok()?;
-    let models = engine.models().await.ok()?;
-    Some(Found { kind: candidate.kind, url, models })
+async fn ask(port: u16, longest: Duration) -> Option<Found> {
+    let url = format!("http://127.0.0.1:{port}/v1");
+    let mut config = EndpointConfig::new("discovery", &*url);
+    // A question that nobody answers must not cost what the others have brought.
+    config.probe_timeout = longest.mul_f64(0.8);
+    let facts = OpenAi::new(&config).ok()?.facts().await.ok()?;
+    Some(Found { name: name_of(facts.flavour).to_owned(), kind: EngineKind::OpenAi, url, facts })
+}
+
+/// What endpoints are called that have no name of their own.
+const fn name_of(flavour: Flavour) -> &'static str {
+    match flavour {
+        Flavour::Ollama => "ollama",
+        Flavour::Vllm => "vllm",
+        Flavour::Sglang => "sglang",
+        Flavour::LlamaCpp => "llama.cpp",
+        Flavour::Tei => "tei",
+        Flavour::LmStudio => "lmstudio",
+        Flavour::Other => "engine",
+    }
 }

@@ -116,6 +116,8 @@ pub(crate) struct Address {
     pub(crate) host: String,
     pub(crate) port: u16,
     host_header: HeaderValue,
+    /// What stands before the engine's own routes, which lie beside `/v1`.
+    root: String,
     models: Uri,
     routes: Vec<(Route, Uri)>,
 }
@@ -156,9 +158,16 @@ impl Address {
             port: authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 }),
             host_header: HeaderValue::from_str(authority.as_str())
                 .map_err(|error| refused(format!("{error}")))?,
+            root: base.strip_suffix("/v1").unwrap_or(base).to_owned(),
             models: join("/models")?,
             routes,
         })
+    }
+
+    /// One of the engine's own routes.
+    pub(crate) fn native(&self, path: &'static str) -> Uri {
+        let path: Result<PathAndQuery, _> = format!("{}{path}", self.root).parse();
+        Uri::from(path.expect("`parse` took a longer one"))
     }
 
     pub(crate) fn models(&self) -> Uri {
@@ -220,6 +229,8 @@ mod tests {
         ] {
             let address = address(url).unwrap();
             assert_eq!(address.route(Route::ChatCompletions).to_string(), path, "for `{url}`");
+            let root = path.strip_suffix("/chat/completions").unwrap().trim_end_matches("/v1");
+            assert_eq!(address.native("/info").to_string(), format!("{root}/info"), "for `{url}`");
         }
     }
 

@@ -36,6 +36,10 @@ pub(crate) enum BodyEnd {
 }
 
 impl Reply {
+    pub(crate) fn is_whole_success(&self) -> bool {
+        self.head.status == 200 && matches!(self.end, BodyEnd::Whole)
+    }
+
     pub(crate) async fn read(
         head: Parts,
         mut incoming: Incoming,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use overnight_domain::ids::WorkerId;
-use overnight_engine::{CANDIDATES, EngineKind, discover};
+use overnight_engine::discover;
 use overnight_segment::{Log, LogOptions};
 use overnight_store::SqliteStore;
 use tokio::net::TcpListener;
@@ -35,7 +35,7 @@ use crate::pace::Paces;
 use crate::{api, clock, finalize, ingest, upkeep};
 
 /// How long the usual ports are looked at when no engine is configured.
-const DISCOVERY: Duration = Duration::from_secs(1);
+pub(crate) const DISCOVERY: Duration = Duration::from_secs(1);
 /// From the first signal to the end, whatever still runs.
 const STOP_WITHIN: Duration = Duration::from_secs(25);
 
@@ -99,7 +99,7 @@ impl Node {
     pub(crate) async fn start(mut config: Config) -> anyhow::Result<Self> {
         let lock = lock(&config.data)?;
         if config.engines.is_empty() {
-            config.engines = find_engines().await?;
+            config.engines = find_engines(&config.discovery.ports).await?;
         }
         let store = SqliteStore::open(&config.database)
             .with_context(|| format!("failed to open the database `{}`", config.database.display()))?;
@@ -216,25 +216,34 @@ fn lock(data: &Path) -> anyhow::Result<File> {
 }
 
 /// With no engine configured: whatever answers on the usual local ports.
-async fn find_engines() -> anyhow::Result<Vec<EngineConfig>> {
-    let found = discover(&CANDIDATES, DISCOVERY).await;
-    anyhow::ensure!(
-        !found.is_empty(),
-        "no engine is configured and none answers on this machine's usual ports ({}); start Ollama, vLLM, llama.cpp, \
-         SGLang or LM Studio, or name one: [[engine]] in overnight.toml, or --engine http://HOST:PORT/v1",
-        CANDIDATES.iter().map(|candidate| candidate.port.to_string()).collect::<Vec<_>>().join(", ")
-    );
+async fn find_engines(ports: &[u16]) -> anyhow::Result<Vec<EngineConfig>> {
+    let found = discover(ports, DISCOVERY).await;
+    anyhow::ensure!(!found.is_empty(), "{}", nothing_found(ports));
     let mut engines = Vec::new();
     for engine in found {
+        let models: Vec<&str> = engine.facts.models.iter().map(|model| model.name.as_str()).collect();
         tracing::info!(
-            kind = engine.kind,
+            name = engine.name,
+            engine = %engine.facts.flavour,
+            version = engine.facts.version.as_deref().unwrap_or("unknown"),
             url = engine.url,
-            models = engine.models.join(", "),
+            models = models.join(", "),
             "found an engine"
         );
-        engines.push(EngineConfig::at(engine.kind, EngineKind::OpenAi, engine.url));
+        engines.push(EngineConfig::at(engine.name, engine.kind, engine.url));
     }
     Ok(engines)
+}
+
+/// What to do when no engine is configured and none was found.
+pub(crate) fn nothing_found(ports: &[u16]) -> String {
+    let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+    format!(
+        "no engine is configured, and none answers on this machine's usual ports ({}); start Ollama, vLLM, llama.cpp, \
+         SGLang, LM Studio or TEI, or name one that listens elsewhere: --engine http://HOST:PORT/v1, or [[engine]] in \
+         overnight.toml",
+        ports.join(", ")
+    )
 }
 
 /// Runs a part on a thread with a runtime of its own, so that nothing else delays it.

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use overnight_engine::{Candidate, Found, discover};
+use overnight_domain::engine_facts::Flavour;
+use overnight_engine::{Found, discover};
 
 use crate::server::{Act, Server, closed_port, reply};
 
@@ -10,15 +11,19 @@ use crate::server::{Act, Server, closed_port, reply};
 async fn finds_who_answers_with_models_and_waits_for_nobody() {
     let list = r#"{"data":[{"id":"tiny"}]}"#;
     let engine = Server::start([Act::Say(reply("200 OK", &[], list))]).await;
+    let second = Server::start([Act::Say(reply("200 OK", &[], list))]).await;
     let website = Server::start([Act::Say(reply("200 OK", &[], "<html>"))]).await;
     let silent = Server::start([Act::SayAndHang(Vec::new())]).await;
-    let candidates = [
-        Candidate { kind: "sglang", port: silent.port() },
-        Candidate { kind: "vllm", port: closed_port().await },
-        Candidate { kind: "llama.cpp", port: website.port() },
-        Candidate { kind: "ollama", port: engine.port() },
-    ];
-    let found = discover(&candidates, Duration::from_millis(500)).await;
-    let url = format!("http://127.0.0.1:{}/v1", engine.port());
-    assert_eq!(found, [Found { kind: "ollama", url, models: vec!["tiny".to_owned()] }]);
+    let ports = [silent.port(), closed_port().await, website.port(), engine.port(), second.port()];
+    let found = discover(&ports, Duration::from_millis(500)).await;
+    let told =
+        |found: &Found| (found.name.clone(), found.url.clone(), found.facts.models[0].name.clone());
+    let expected = |name: &str, port: u16| {
+        (name.to_owned(), format!("http://127.0.0.1:{port}/v1"), "tiny".to_owned())
+    };
+    assert_eq!(
+        found.iter().map(told).collect::<Vec<_>>(),
+        [expected("engine", engine.port()), expected("engine-2", second.port())]
+    );
+    assert_eq!(found[0].facts.flavour, Flavour::Other);
 }

@@ -44,7 +44,11 @@ async fn every_route_is_joined_and_headers_are_sent() {
     let engine = OpenAi::new(&config).unwrap();
     for route in Route::ALL {
         engine.ask(Call { route, ..call() }).await.result.unwrap();
-        let (_, head, _) = server.next_request().await;
+        let (_, mut head, _) = server.next_request().await;
+        // For some routes it must be known first which engine this is.
+        while head.starts_with("GET ") {
+            head = server.next_request().await.1;
+        }
         assert!(head.starts_with(&format!("POST {} HTTP/1.1\r\n", route.path())), "{head}");
         for line in [
             format!("host: 127.0.0.1:{}", server.port()),

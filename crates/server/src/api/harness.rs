@@ -219,5 +219,6 @@ fn config(folder: &TempDir) -> Config {
             commit_after: overnight_domain::limits::COMMIT_AFTER,
         },
         engines: Vec::new(),
+        discovery: crate::config::DiscoveryConfig { ports: Vec::new() },
     }
 }

@@ -123,8 +123,12 @@ impl Reader<'_> {
             ConfigError::new(&self.origin(offset), format!("`{key}` {what}"))
         };
         let text_of = |value: &Spanned<DeValue<'_>>| {
-            let text = value.get_ref().as_str().map(str::to_owned);
-            text.ok_or_else(|| wrong(value.span().start, "may only hold texts in quotes"))
+            match value.get_ref() {
+                DeValue::String(text) => Ok(text.as_ref().to_owned()),
+                // Such as a port. Whoever reads the list says whether a number may stand there.
+                DeValue::Integer(number) if number.radix() == 10 => Ok(number.as_str().to_owned()),
+                _ => Err(wrong(value.span().start, "may only hold texts in quotes, or numbers")),
+            }
         };
         Ok(match value.get_ref() {
             DeValue::String(text) => Value::Text(text.as_ref().to_owned()),

@@ -26,10 +26,11 @@ pub(crate) const SETTINGS: &[&str] = &[
     "dispatch.attempts_max",
     "dispatch.hard_expiry",
     "dispatch.commit_after",
+    "discovery.ports",
 ];
 
 /// The tables that hold them.
-pub(super) const TABLES: &[&str] = &["server", "limits", "queue", "retention", "dispatch"];
+pub(super) const TABLES: &[&str] = &["server", "limits", "queue", "retention", "dispatch", "discovery"];
 
 /// The variable that lists the addresses of engines, for those who have no file.
 pub(super) const ENGINE_VARIABLE: &str = "OVERNIGHT_ENGINE";

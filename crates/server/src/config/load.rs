@@ -9,16 +9,20 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use overnight_domain::limits::{
-    ANSWER_LEN_MAX, ATTEMPTS_DEFAULT, ATTEMPTS_MAX, AdmissionLimits, COMMIT_AFTER, MEMORY_BUDGET,
-    REQUEST_LEN_MAX,
+    ANSWER_LEN_MAX, ATTEMPTS_DEFAULT, ATTEMPTS_MAX, AdmissionLimits, COMMIT_AFTER, DISCOVERY_PORTS_MAX,
+    MEMORY_BUDGET, REQUEST_LEN_MAX,
 };
+use overnight_engine::USUAL_PORTS;
 
 use super::environment::Environment;
 use super::file::{self, Document};
 use super::keys::{ENGINE_VARIABLE, SETTINGS, refusal, setting_of_variable, variable};
 use super::units::{show_duration, show_size};
 use super::value::{Origin, Raw, Value};
-use super::{Config, DispatchConfig, Profile, QueueConfig, RetentionConfig, ServerConfig, engines};
+use super::{
+    Config, DiscoveryConfig, DispatchConfig, Profile, QueueConfig, RetentionConfig, ServerConfig,
+    engines,
+};
 
 /// The file that is read when none is named.
 const FILE_NAME: &str = "overnight.toml";
@@ -233,7 +237,27 @@ fn settings(resolver: &mut Resolver) -> Result<Config, ConfigError> {
         },
         dispatch: dispatch(resolver)?,
         engines: Vec::new(),
+        discovery: DiscoveryConfig { ports: ports(resolver)? },
     })
+}
+
+fn ports(resolver: &mut Resolver) -> Result<Vec<u16>, ConfigError> {
+    resolver.value(
+        "discovery.ports",
+        (USUAL_PORTS.to_vec(), Origin::Default),
+        |raw| {
+            let ports = raw.list()?;
+            if ports.is_empty() || ports.len() > DISCOVERY_PORTS_MAX {
+                return Err(format!("must name 1 to {DISCOVERY_PORTS_MAX} ports"));
+            }
+            let port = |text: &String| match text.parse::<u16>() {
+                Ok(port) if port > 0 => Ok(port),
+                _ => Err(format!("may only hold ports, 1 to 65535, not `{text}`")),
+            };
+            ports.iter().map(port).collect()
+        },
+        |ports| ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    )
 }
 
 fn not_empty(text: String) -> Result<String, String> {

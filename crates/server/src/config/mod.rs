@@ -85,6 +85,14 @@ pub struct Config {
     pub dispatch: DispatchConfig,
     /// Empty: look for engines on the usual local ports.
     pub engines: Vec<EngineConfig>,
+    pub discovery: DiscoveryConfig,
+}
+
+/// Where engines are looked for when none is configured.
+#[derive(Debug, Clone)]
+pub struct DiscoveryConfig {
+    /// Ports of this machine, in the order in which engines found there are used.
+    pub ports: Vec<u16>,
 }
 
 #[derive(Debug, Clone)]

@@ -8,6 +8,7 @@ use overnight_domain::dispatch::{Dispatcher, EndpointNumber, EndpointSettings, H
 use overnight_domain::engine_facts::EngineFacts;
 use overnight_domain::limits::WINDOW_DEFAULT;
 use overnight_domain::time::UnixTime;
+use overnight_domain::window::first_window;
 use overnight_engine::{EndpointConfig, Engine};
 
 use crate::config::EngineConfig;
@@ -26,26 +27,29 @@ pub(crate) struct Endpoint {
     pub(super) frame_number: u16,
 }
 
-/// How long the endpoints are asked for their models before the server begins to serve.
+/// How long the endpoints are asked what they are before the server begins to serve.
 const ASK_WITHIN: Duration = Duration::from_secs(2);
 
-/// Asks all endpoints for their models, so that the first batch is already checked against them.
+/// Asks all endpoints what they are and what they serve, so that the first batch is already checked against it and the
+/// first window fits.
 pub(crate) async fn ask_all(ctx: &Context, endpoints: &mut [Endpoint]) {
-    let asked =
-        endpoints.iter_mut().filter(|endpoint| endpoint.models.is_none()).map(|endpoint| async {
-            match tokio::time::timeout(ASK_WITHIN, endpoint.engine.models()).await {
-                Ok(Ok(models)) => endpoint.models = Some(models),
-                Ok(Err(fault)) => tracing::warn!(
-                    endpoint = endpoint.config.name,
-                    ?fault,
-                    "endpoint does not tell its models"
-                ),
-                Err(_) => tracing::warn!(
-                    endpoint = endpoint.config.name,
-                    "endpoint is slow to tell its models"
-                ),
-            }
-        });
+    let asked = endpoints.iter_mut().map(|endpoint| async {
+        let told = async { tokio::join!(endpoint.engine.facts(), endpoint.engine.models()) };
+        let name = &endpoint.config.name;
+        let Ok((facts, models)) = tokio::time::timeout(ASK_WITHIN, told).await else {
+            tracing::warn!(endpoint = name, "endpoint is slow to tell what it is");
+            return;
+        };
+        match facts {
+            Ok(facts) => endpoint.facts = Some(facts),
+            Err(fault) => tracing::warn!(endpoint = name, ?fault, "endpoint does not tell what it is"),
+        }
+        match models {
+            Ok(models) if endpoint.models.is_none() => endpoint.models = Some(models),
+            Ok(_) => {}
+            Err(fault) => tracing::warn!(endpoint = name, ?fault, "endpoint does not tell its models"),
+        }
+    });
     futures::future::join_all(asked).await;
     let core = Dispatcher::new(endpoints.iter().map(Endpoint::settings).collect(), 0);
     let views = (0_u16..)
@@ -82,7 +86,20 @@ impl Endpoint {
     }
 
     pub(super) fn settings(&self) -> EndpointSettings {
-        EndpointSettings { window: self.config.window.unwrap_or(WINDOW_DEFAULT), models: self.served() }
+        let window = match (self.config.window, &self.facts) {
+            (Some(window), _) => window,
+            (None, Some(facts)) => first_window(facts),
+            (None, None) => WINDOW_DEFAULT,
+        };
+        EndpointSettings { window, models: self.served() }
+    }
+
+    /// Keeps what the engine told. The window that follows, when nobody set one and the engine is not the one that it was
+    /// before, or has another capacity.
+    pub(super) fn note_facts(&mut self, facts: EngineFacts) -> Option<u32> {
+        let window = first_window(&facts);
+        let before = self.facts.replace(facts).as_ref().map(first_window);
+        (self.config.window.is_none() && before != Some(window)).then_some(window)
     }
 
     /// Every name that a request may use for a model of this endpoint.

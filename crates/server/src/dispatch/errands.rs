@@ -137,7 +137,12 @@ impl Dispatch {
     fn on_facts(&mut self, number: EndpointNumber, result: Result<EngineFacts, Fault>) {
         self.claims.on_facts(number);
         match result {
-            Ok(facts) => self.endpoints[number.index()].facts = Some(facts),
+            Ok(facts) => {
+                let endpoint = &mut self.endpoints[number.index()];
+                if let Some(window) = endpoint.note_facts(facts) {
+                    self.core.set_window(number, window);
+                }
+            }
             Err(fault) => tracing::debug!(number = number.0, ?fault, "endpoint tells nothing of itself"),
         }
     }
