@@ -12,6 +12,8 @@
  *   CRASH_FULL_AT=N    from the N-th operation on, whatever needs room fails with ENOSPC ...
  *   CRASH_FULL_UNTIL=FILE  ... until this file exists
  *   CRASH_EIO_AT=N     the N-th sync (syncs are counted apart for this) fails with EIO
+ *   CRASH_HANG=TEXT    a sync of what has this in its path never returns ...
+ *   CRASH_HANG_FROM=FILE  ... once this file exists
  *
  * What is not seen: changes through mmap (SQLite's shared index, which holds nothing that must last), and system calls
  * that are made without the C library (rustix allocates room for segments so; the tests of that crate model it).
@@ -32,7 +34,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-static const char *root, *mark, *full_until;
+static const char *root, *mark, *full_until, *hang, *hang_from;
 static size_t root_len;
 static long kill_at, full_at, eio_at;
 static int torn, log_fd = -1;
@@ -53,6 +55,8 @@ __attribute__((constructor)) static void begin(void) {
     kill_at = number("CRASH_KILL_AT");
     full_at = number("CRASH_FULL_AT");
     eio_at = number("CRASH_EIO_AT");
+    hang = getenv("CRASH_HANG");
+    hang_from = getenv("CRASH_HANG_FROM");
     torn = number("CRASH_TORN") != 0;
     const char *path = getenv("CRASH_LOG");
     if (path) log_fd = syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
@@ -108,9 +112,9 @@ static _Noreturn void die(void) {
     for (;;) pause();
 }
 
-static int is_full(void) {
-    return full_until == NULL || syscall(SYS_faccessat, AT_FDCWD, full_until, F_OK) != 0;
-}
+static int is_there(const char *file) { return file && syscall(SYS_faccessat, AT_FDCWD, file, F_OK) == 0; }
+
+static int is_full(void) { return !is_there(full_until); }
 
 /* One operation, from the question whether it may happen to its line in the log. */
 struct operation {
@@ -133,6 +137,10 @@ static int before(struct operation *operation, const char *name, enum kind kind)
         if (eio_at && sync == eio_at) {
             fired(operation->at, name, operation->path);
             return EIO;
+        }
+        if (hang && strstr(operation->path, hang) && is_there(hang_from)) {
+            fired(operation->at, name, operation->path);
+            for (;;) pause();
         }
     }
     if (kind == NEEDS_ROOM && full_at && operation->at >= full_at && is_full()) {

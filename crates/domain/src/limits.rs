@@ -128,6 +128,13 @@ pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
 pub const HEARTBEAT_UNHEALTHY_AFTER: Duration = Duration::from_secs(60);
 /// First signal to exit.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
+/// A part of ours that does nothing for so long is stuck. A slow disk that syncs gigabytes is not; nor is one duty of
+/// upkeep that is given up.
+pub const STUCK_AFTER: Duration = Duration::from_secs(300);
+/// Shorter, and a busy machine would end us.
+pub const STUCK_AFTER_MIN: Duration = Duration::from_secs(5);
+/// From the first signal to the end of the process, also when its runtime is blocked and cannot count the time itself.
+pub const STOPPED_WITHIN: Duration = Duration::from_secs(45);
 
 /// Notices that wait for one receiver. One that is down for good must not let the database grow; the oldest go.
 pub const NOTICES_MAX: usize = 1_000;

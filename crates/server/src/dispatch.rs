@@ -32,6 +32,7 @@ pub(crate) use recording::CommitInbox;
 use crate::clock;
 use crate::context::Context;
 use crate::counters::{add, set};
+use crate::pulse::Pulse;
 use calls::{Ended, FrameFacts};
 use chunks::Held;
 use claims::Claims;
@@ -50,6 +51,9 @@ pub(crate) struct Parts {
     pub(crate) log: LogHandle,
     pub(crate) commits: CommitInbox,
     pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) pulse: Pulse,
+    /// Beats as long as what was appended becomes durable.
+    pub(crate) results: Pulse,
 }
 
 /// Runs until the first signal, and then until what is in flight has ended or its grace is over.
@@ -62,6 +66,8 @@ struct Dispatch {
     log: LogHandle,
     commits: CommitInbox,
     endpoints: Vec<Endpoint>,
+    pulse: Pulse,
+    results: Pulse,
     core: Dispatcher,
     started: Instant,
     held: HashMap<ChunkSlot, Held>,
@@ -95,7 +101,7 @@ enum Event {
 
 impl Dispatch {
     fn new(parts: Parts) -> Self {
-        let Parts { ctx, log, commits, endpoints } = parts;
+        let Parts { ctx, log, commits, endpoints, pulse, results } = parts;
         let settings = endpoints.iter().map(Endpoint::settings).collect();
         // The upper half differs between processes, the lower counts.
         let first_token = (clock::new_id().as_u128() as u64) << 32;
@@ -103,6 +109,8 @@ impl Dispatch {
         let now = Instant::now();
         Self {
             core: Dispatcher::new(settings, first_token),
+            pulse,
+            results,
             ctx,
             log,
             commits,
@@ -294,6 +302,11 @@ impl Dispatch {
     }
 
     fn tick(&mut self) {
+        self.pulse.beat();
+        // A disk that says that it takes nothing is waited for; one that says nothing at all is not.
+        if self.oldest_append.is_none() || self.is_stalled {
+            self.results.beat();
+        }
         set(&self.ctx.counters.dispatcher_seen_at, clock::now().millis());
         set(
             &self.ctx.counters.memory_used,

@@ -20,6 +20,7 @@ use crate::blobs::{BlobError, Written};
 use crate::blocking::blocking;
 use crate::clock;
 use crate::context::Context;
+use crate::pulse::Pulse;
 use crate::results::manifest::{self, Manifest};
 use crate::setbacks::{LOOKED_AT, Setbacks};
 use merge::{Merge, Merged, Merging};
@@ -28,12 +29,13 @@ use merge::{Merge, Merged, Merging};
 const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Closes batches one after the other until the server stops.
-pub(crate) async fn run(ctx: Arc<Context>) -> anyhow::Result<()> {
+pub(crate) async fn run(ctx: Arc<Context>, pulse: Pulse) -> anyhow::Result<()> {
     let mut ear = ctx.bell.listen();
     let mut setbacks = Setbacks::default();
     loop {
+        pulse.beat();
         if !ctx.disk.is_full() {
-            close_all(&ctx, &mut setbacks).await?;
+            close_all(&ctx, &mut setbacks, &pulse).await?;
         }
         tokio::select! {
             () = ctx.stop.cancelled() => return Ok(()),
@@ -43,8 +45,9 @@ pub(crate) async fn run(ctx: Arc<Context>) -> anyhow::Result<()> {
     }
 }
 
-async fn close_all(ctx: &Arc<Context>, setbacks: &mut Setbacks) -> anyhow::Result<()> {
+async fn close_all(ctx: &Arc<Context>, setbacks: &mut Setbacks, pulse: &Pulse) -> anyhow::Result<()> {
     while !ctx.stop.is_cancelled() {
+        pulse.beat();
         let next = match ctx.store.closable(LOOKED_AT).await {
             Ok(batches) => batches.into_iter().find(|batch| !setbacks.is_passed_over(&batch.id)),
             Err(error @ StoreError::Damaged(_)) => return Err(error.into()),
@@ -55,7 +58,7 @@ async fn close_all(ctx: &Arc<Context>, setbacks: &mut Setbacks) -> anyhow::Resul
         };
         let Some(batch) = next else { return Ok(()) };
         let id = batch.id.clone();
-        match close(ctx, batch).await {
+        match close(ctx, batch, pulse).await {
             Ok(()) => ctx.bell.ring(),
             Err(error) if is_full(&error) => {
                 tracing::error!(batch = %id, "finalizing waits for room on the disk");
@@ -85,12 +88,12 @@ fn is_full(error: &anyhow::Error) -> bool {
     })
 }
 
-async fn close(ctx: &Arc<Context>, batch: Batch) -> anyhow::Result<()> {
+async fn close(ctx: &Arc<Context>, batch: Batch, pulse: &Pulse) -> anyhow::Result<()> {
     let started = std::time::Instant::now();
     let closing = if batch.plan_blob.is_some() {
-        let merged = match merge(ctx, &batch).await? {
+        let merged = match merge(ctx, &batch, pulse).await? {
             Merging::Written(merged) => merged,
-            Merging::Lost(found) => return reopen::reopen(ctx, &batch, &found).await,
+            Merging::Lost(found) => return reopen::reopen(ctx, &batch, &found, pulse).await,
         };
         let (output, error) = files(&batch, &merged, ctx);
         let closing = Closing { output, error, tally: merged.tally };
@@ -118,8 +121,9 @@ async fn close(ctx: &Arc<Context>, batch: Batch) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn merge(ctx: &Arc<Context>, batch: &Batch) -> anyhow::Result<Merging> {
+async fn merge(ctx: &Arc<Context>, batch: &Batch, pulse: &Pulse) -> anyhow::Result<Merging> {
     let (ctx, batch, handle) = (ctx.clone(), batch.clone(), Handle::current());
+    let pulse = pulse.clone();
     let work = move || -> anyhow::Result<Merging> {
         let scratch = ctx.config.data.join("tmp");
         std::fs::create_dir_all(&scratch)?;
@@ -133,6 +137,7 @@ async fn merge(ctx: &Arc<Context>, batch: &Batch) -> anyhow::Result<Merging> {
             until,
             handle,
             now: clock::now(),
+            pulse: &pulse,
         };
         Ok(merge.run()?)
     };

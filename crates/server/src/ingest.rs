@@ -23,6 +23,7 @@ use crate::context::Context;
 use crate::disk;
 use crate::endpoints::Endpoints;
 use crate::lines::LineReader;
+use crate::pulse::Pulse;
 use crate::setbacks::{LOOKED_AT, Setbacks};
 use validate::{Rules, Valid, Validator};
 
@@ -34,12 +35,13 @@ const PLAN_PIECE_LEN: usize = 1 << 20;
 const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Validates batches one after the other until the server stops.
-pub(crate) async fn run(ctx: Arc<Context>) -> anyhow::Result<()> {
+pub(crate) async fn run(ctx: Arc<Context>, pulse: Pulse) -> anyhow::Result<()> {
     let mut ear = ctx.bell.listen();
     let mut setbacks = Setbacks::default();
     loop {
+        pulse.beat();
         if !ctx.disk.is_full() {
-            ingest_all(&ctx, &mut setbacks).await?;
+            ingest_all(&ctx, &mut setbacks, &pulse).await?;
         }
         tokio::select! {
             () = ctx.stop.cancelled() => return Ok(()),
@@ -49,8 +51,9 @@ pub(crate) async fn run(ctx: Arc<Context>) -> anyhow::Result<()> {
     }
 }
 
-async fn ingest_all(ctx: &Arc<Context>, setbacks: &mut Setbacks) -> anyhow::Result<()> {
+async fn ingest_all(ctx: &Arc<Context>, setbacks: &mut Setbacks, pulse: &Pulse) -> anyhow::Result<()> {
     loop {
+        pulse.beat();
         let waiting = match ctx.store.queue(&[BatchState::Validating], LOOKED_AT).await {
             Ok(waiting) => waiting,
             Err(error) => return tolerate(error),
@@ -59,7 +62,7 @@ async fn ingest_all(ctx: &Arc<Context>, setbacks: &mut Setbacks) -> anyhow::Resu
             waiting.into_iter().map(|row| row.batch).find(|batch| !setbacks.is_passed_over(&batch.id));
         let Some(next) = next.filter(|_| !ctx.stop.is_cancelled()) else { return Ok(()) };
         let id = next.id.clone();
-        match ingest(ctx, next).await {
+        match ingest(ctx, next, pulse).await {
             Ok(()) => ctx.bell.ring(),
             Err(IngestError::Stopped) => return Ok(()),
             Err(IngestError::Full) => {
@@ -120,12 +123,12 @@ impl From<std::io::Error> for IngestError {
     }
 }
 
-async fn ingest(ctx: &Arc<Context>, batch: Batch) -> Result<(), IngestError> {
+async fn ingest(ctx: &Arc<Context>, batch: Batch, pulse: &Pulse) -> Result<(), IngestError> {
     let id = batch.id.clone();
     let started = std::time::Instant::now();
-    let (work, handle) = (ctx.clone(), Handle::current());
+    let (work, handle, pulse) = (ctx.clone(), Handle::current(), pulse.clone());
     // Parsing and sorting would hold up the API on a runtime thread.
-    let outcome = blocking(move || validate_and_plan(&work, &batch, &handle)).await?;
+    let outcome = blocking(move || validate_and_plan(&work, &batch, &handle, &pulse)).await?;
     let now = clock::now();
     let moved = match outcome {
         Ok(planned) => {
@@ -150,6 +153,7 @@ fn validate_and_plan(
     ctx: &Context,
     batch: &Batch,
     handle: &Handle,
+    pulse: &Pulse,
 ) -> Result<Result<Planned, Vec<BatchError>>, IngestError> {
     let scratch = ctx.config.data.join("tmp");
     std::fs::create_dir_all(&scratch)?;
@@ -164,6 +168,7 @@ fn validate_and_plan(
     let mut at = 0;
     let mut failure = None;
     while at < batch.input_len {
+        pulse.beat();
         if ctx.stop.is_cancelled() {
             return Err(IngestError::Stopped);
         }
@@ -183,8 +188,8 @@ fn validate_and_plan(
     if let Some(error) = failure {
         return Err(error.into());
     }
-    match validator.finish()? {
-        Ok(valid) => write_plan(ctx, batch, valid, handle).map(Ok),
+    match validator.finish(pulse)? {
+        Ok(valid) => write_plan(ctx, batch, valid, handle, pulse).map(Ok),
         Err(errors) => Ok(Err(errors)),
     }
 }
@@ -209,6 +214,7 @@ fn write_plan(
     batch: &Batch,
     valid: Valid,
     handle: &Handle,
+    pulse: &Pulse,
 ) -> Result<Planned, IngestError> {
     let model = (valid.models.len() == 1).then(|| valid.models[0].clone());
     let tables =
@@ -219,6 +225,7 @@ fn write_plan(
     let written: Result<(), IngestError> = (|| {
         let mut piece = tables.to_bytes();
         for record in valid.records {
+            pulse.beat();
             let record = record?;
             let bytes: &[u8; PlanEntry::LEN] =
                 record[SortKey::LEN..].try_into().expect("a record is a key and an entry");

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -32,6 +33,8 @@ use crate::endpoints::Endpoints;
 use crate::holds::Holds;
 use crate::live::Live;
 use crate::pace::Paces;
+use crate::pulse::{self, Pulse, Pulses};
+use crate::service::Announcer;
 use crate::{api, clock, finalize, ingest, upkeep};
 
 /// How long the usual ports are looked at when no engine is configured.
@@ -40,26 +43,31 @@ pub(crate) const DISCOVERY: Duration = Duration::from_secs(1);
 const STOP_WITHIN: Duration = Duration::from_secs(25);
 
 /// Runs the server until a signal, or until a part of it dies.
-pub(crate) async fn serve(config: Config) -> anyhow::Result<()> {
+pub(crate) async fn serve(config: Config, announcer: Announcer) -> anyhow::Result<()> {
     let listen = config.server.listen;
     let listener = TcpListener::bind(listen).await.with_context(|| {
         format!("failed to listen on `{listen}`; is another server running? (server.listen)")
     })?;
     let address = listener.local_addr()?;
-    let mut node = Node::start(config).await?;
+    let mut node = Node::start(config, announcer.clone()).await?;
     let ctx = node.ctx.clone();
-    node.spawn("api", api::serve(ctx, listener));
+    node.spawn("api", |pulse| api::serve(ctx, listener, pulse));
+    announcer.ready();
     tracing::info!(%address, "serving");
     let stop = node.ctx.stop.clone();
     tokio::select! {
         ended = node.finish() => ended,
-        failed = stop_on_signal(stop) => failed,
+        failed = stop_on_signal(stop, &announcer) => failed,
     }
 }
 
 /// The first signal stops in good order, the second at once. Returns only when signals cannot be had.
-pub(crate) async fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn stop_on_signal(
+    stop: CancellationToken,
+    announcer: &Announcer,
+) -> anyhow::Result<()> {
     signal().await?;
+    announcer.stopping();
     tracing::info!("stopping; a second signal ends at once");
     stop.cancel();
     exit_on_signal().await
@@ -91,12 +99,15 @@ pub(crate) struct Node {
     pub(crate) ctx: Arc<Context>,
     tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
     log: Log,
+    pulses: Pulses,
+    /// Whose end is the end of the watch over the pulses.
+    _watched: SyncSender<()>,
     /// Held as long as the process lives.
     _lock: File,
 }
 
 impl Node {
-    pub(crate) async fn start(mut config: Config) -> anyhow::Result<Self> {
+    pub(crate) async fn start(mut config: Config, announcer: Announcer) -> anyhow::Result<Self> {
         let lock = lock(&config.data)?;
         if config.engines.is_empty() {
             config.engines = find_engines(&config.discovery.ports).await?;
@@ -138,21 +149,29 @@ impl Node {
             endpoints.push(Endpoint::new(engine, &ctx)?);
         }
         dispatch::ask_all(&ctx, &mut endpoints).await;
-        let mut node = Self { ctx: ctx.clone(), tasks: JoinSet::new(), log, _lock: lock };
-        let parts = Parts { ctx: ctx.clone(), log: node.log.handle(), commits, endpoints };
-        node.spawn("dispatch", on_own_thread("dispatch", move || dispatch::run(parts)));
-        node.spawn("ingest", ingest::run(ctx.clone()));
-        node.spawn("finalize", finalize::run(ctx.clone()));
-        node.spawn("upkeep", upkeep::run(ctx));
+        let pulses = Pulses::default();
+        let watched = watch(&ctx, pulses.clone(), announcer)?;
+        let tasks = JoinSet::new();
+        let mut node = Self { ctx: ctx.clone(), tasks, log, pulses, _watched: watched, _lock: lock };
+        let (log, results) = (node.log.handle(), node.pulses.begin("results"));
+        let parts = |pulse| Parts { ctx: ctx.clone(), log, commits, endpoints, pulse, results };
+        node.spawn("dispatch", |pulse| {
+            let parts = parts(pulse);
+            on_own_thread("dispatch", move || dispatch::run(parts))
+        });
+        node.spawn("ingest", |pulse| ingest::run(ctx.clone(), pulse));
+        node.spawn("finalize", |pulse| finalize::run(ctx.clone(), pulse));
+        node.spawn("upkeep", |pulse| upkeep::run(ctx, pulse));
         Ok(node)
     }
 
-    pub(crate) fn spawn(
-        &mut self,
-        name: &'static str,
-        task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
-    ) {
-        self.tasks.spawn(async move { (name, task.await) });
+    /// A part has to beat as long as it lives, see [`pulse`].
+    pub(crate) fn spawn<F>(&mut self, name: &'static str, part: impl FnOnce(Pulse) -> F)
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let part = part(self.pulses.begin(name));
+        self.tasks.spawn(async move { (name, part.await) });
     }
 
     /// Waits until all parts have ended after a stop, or the first has died.
@@ -192,6 +211,16 @@ impl Node {
         let closed = blocking(move || self.log.close()).await;
         outcome.and(closed.context("failed to close the result log"))
     }
+}
+
+/// Watches over the parts on a thread of its own, which sees a blocked runtime, too. Ends when what it returns is dropped.
+fn watch(ctx: &Context, pulses: Pulses, announcer: Announcer) -> anyhow::Result<SyncSender<()>> {
+    let (watched, over) = sync_channel(0);
+    let (stuck_after, stop) = (ctx.config.server.stuck_after, ctx.stop.clone());
+    std::thread::Builder::new()
+        .name("pulses".to_owned())
+        .spawn(move || pulse::watch(pulses, stuck_after, &announcer, &stop, &over))?;
+    Ok(watched)
 }
 
 /// One process owns a data directory.

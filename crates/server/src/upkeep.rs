@@ -15,6 +15,7 @@ use overnight_domain::limits::HEARTBEAT_EVERY;
 use overnight_store::StoreError;
 
 use crate::context::Context;
+use crate::pulse::Pulse;
 
 /// Disk and deadlines are looked at every second: both make people wait.
 const OFTEN: Duration = Duration::from_secs(1);
@@ -23,7 +24,7 @@ const RARELY: Duration = Duration::from_secs(3_600);
 /// A duty that takes longer than this is given up until its next turn.
 const DUTY_WITHIN: Duration = Duration::from_secs(120);
 
-pub(crate) async fn run(ctx: Arc<Context>) -> anyhow::Result<()> {
+pub(crate) async fn run(ctx: Arc<Context>, pulse: Pulse) -> anyhow::Result<()> {
     note("segments of ended batches", orphans::sweep_segments(&ctx).await)?;
     let mut often = tokio::time::interval(OFTEN);
     let mut heartbeat = tokio::time::interval(HEARTBEAT_EVERY);
@@ -37,24 +38,27 @@ pub(crate) async fn run(ctx: Arc<Context>) -> anyhow::Result<()> {
                     tracing::warn!(free = ctx.disk.free(), is_full = ctx.disk.is_full(), "room on the disk has changed");
                     ctx.bell.ring();
                 }
-                note("expiry of batches", within(batches::expire(&ctx)).await)?;
-                note("pace of batches", within(paces::observe(&ctx)).await)?;
+                note("expiry of batches", within(&pulse, batches::expire(&ctx)).await)?;
+                note("pace of batches", within(&pulse, paces::observe(&ctx)).await)?;
             }
-            _ = heartbeat.tick() => note("heartbeat", within(heartbeat::beat(&ctx)).await)?,
+            _ = heartbeat.tick() => note("heartbeat", within(&pulse, heartbeat::beat(&ctx)).await)?,
             _ = seldom.tick() => {
-                note("forgotten leases", within(leases::expire(&ctx)).await)?;
-                note("dead files", within(files::sweep(&ctx)).await)?;
-                note("old uploads", within(uploads::sweep(&ctx)).await)?;
+                note("forgotten leases", within(&pulse, leases::expire(&ctx)).await)?;
+                note("dead files", within(&pulse, files::sweep(&ctx)).await)?;
+                note("old uploads", within(&pulse, uploads::sweep(&ctx)).await)?;
             }
-            _ = rarely.tick() => note("orphaned blobs", within(orphans::sweep_blobs(&ctx)).await)?,
+            _ = rarely.tick() => note("orphaned blobs", within(&pulse, orphans::sweep_blobs(&ctx)).await)?,
         }
     }
 }
 
-async fn within(duty: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    tokio::time::timeout(DUTY_WITHIN, duty)
-        .await
-        .unwrap_or_else(|_| Err(anyhow::anyhow!("it took too long")))
+async fn within(pulse: &Pulse, duty: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let ended = tokio::time::timeout(DUTY_WITHIN, duty).await;
+    if ended.is_ok() {
+        // One that was given up is no sign of life: a store that answers nobody is seen by it.
+        pulse.beat();
+    }
+    ended.unwrap_or_else(|_| Err(anyhow::anyhow!("it took too long")))
 }
 
 /// Only a damaged store ends the process.

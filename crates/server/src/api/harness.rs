@@ -206,6 +206,7 @@ fn config(folder: &TempDir) -> Config {
             hosts: Vec::new(),
             keys: Vec::new(),
             insecure: false,
+            stuck_after: overnight_domain::limits::STUCK_AFTER,
         },
         limits: AdmissionLimits::DESKTOP,
         queue: QueueConfig { active_batches_max: None },

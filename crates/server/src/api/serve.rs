@@ -26,6 +26,7 @@ use crate::api::body::{self, DRAINS_MAX, Drain};
 use crate::api::guard::Ends;
 use crate::api::router;
 use crate::context::Context;
+use crate::pulse::Pulse;
 
 /// Each costs a task, a socket and some buffers. A platform's pollers are hundreds.
 const CONNECTIONS_MAX: usize = 1_024;
@@ -36,11 +37,13 @@ const HEAD_WITHIN: Duration = Duration::from_secs(60);
 const TAKEN_WITHIN: Duration = Duration::from_secs(600);
 /// After a failed accept, which mostly means that no file descriptor is left.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// Nobody may call for hours: that the runtime still turns is shown so often.
+const BEAT_EVERY: Duration = Duration::from_secs(1);
 /// How long new calls are still told to come back before the socket closes.
 const REFUSE_FOR: Duration = Duration::from_secs(1);
 
 /// Serves until the stop, and then until the running calls have ended, `SHUTDOWN_GRACE` at most.
-pub(crate) async fn serve(ctx: Arc<Context>, listener: TcpListener) -> anyhow::Result<()> {
+pub(crate) async fn serve(ctx: Arc<Context>, listener: TcpListener, pulse: Pulse) -> anyhow::Result<()> {
     let (drain, mut drained) = mpsc::channel(DRAINS_MAX);
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let calls = Calls { app: router(Arc::clone(&ctx)), drain, stop: ctx.stop.clone() };
@@ -50,9 +53,11 @@ pub(crate) async fn serve(ctx: Arc<Context>, listener: TcpListener) -> anyhow::R
         tokio::time::sleep(REFUSE_FOR).await;
     };
     tokio::pin!(closing);
+    let mut beat = tokio::time::interval(BEAT_EVERY);
     loop {
         tokio::select! {
             () = &mut closing => break,
+            _ = beat.tick() => pulse.beat(),
             (permit, stream, peer) = accept(&listener, &permits) => {
                 tasks.spawn(connection(calls.clone(), permit, stream, peer));
             }

@@ -19,6 +19,7 @@ use crate::config::Environment;
 use crate::config::units::{parse_duration, show_duration};
 use crate::one_batch::{OneBatch, Progress, Targets, first_route, write_whole};
 use crate::run::{Node, exit_on_signal, stop_on_signal};
+use crate::service::Announcer;
 use crate::verify::RunRecord;
 
 /// What is left in the state folder when the run is done.
@@ -137,7 +138,8 @@ async fn go(
     folder: &Path,
     screen: Screen,
 ) -> anyhow::Result<Ending> {
-    let node = Node::start(config).await?;
+    let announcer = Announcer::default();
+    let node = Node::start(config, announcer.clone()).await?;
     let batch = OneBatch::begin(node, &targets.input, options).await?;
     screen.note(&format!(
         "{}; `{}` is written whole at the end, until then all is in `{}`",
@@ -149,7 +151,7 @@ async fn go(
     let ended = tokio::select! {
         ended = follow(&batch, &targets, screen) => Some(ended?),
         () = stop.cancelled() => None,
-        failed = stop_on_signal(stop.clone()) => { failed?; None }
+        failed = stop_on_signal(stop.clone(), &announcer) => { failed?; None }
     };
     let Some(progress) = ended else {
         // In flight may end first; what is durable then is what counts.

@@ -6,6 +6,7 @@ use clap::Args;
 use super::Ending;
 use super::config::ConfigOptions;
 use crate::config::Environment;
+use crate::service::Announcer;
 
 /// Serve the API and work on batches, in one process
 #[derive(Debug, Args)]
@@ -15,7 +16,9 @@ Without an engine in the configuration, the usual local ports are looked at: Oll
 Examples:
   overnight serve
   overnight serve --engine http://127.0.0.1:8000/v1
-  overnight serve --listen 127.0.0.1:9000 --data /big/disk --profile server")]
+  overnight serve --listen 127.0.0.1:9000 --data /big/disk --profile server
+
+Exit codes: 0 stopped, 1 failure, 2 usage, 70 a part of it was stuck, 130 ended at once by a second signal.")]
 pub(super) struct Serve {
     #[command(flatten)]
     options: ConfigOptions,
@@ -29,7 +32,7 @@ impl Serve {
             .enable_all()
             .build()
             .context("failed to start the runtime")?;
-        runtime.block_on(crate::run::serve(config))?;
+        runtime.block_on(crate::run::serve(config, Announcer::new(environment)))?;
         Ok(Ending::Answered)
     }
 }

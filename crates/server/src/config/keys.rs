@@ -13,6 +13,7 @@ pub(crate) const SETTINGS: &[&str] = &[
     "server.listen",
     "server.hosts",
     "server.insecure",
+    "server.stuck_after",
     "limits.requests_per_batch",
     "limits.unfinished_batches",
     "limits.queued_requests",

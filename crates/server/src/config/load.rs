@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use overnight_domain::limits::{
     ANSWER_LEN_MAX, ATTEMPTS_DEFAULT, ATTEMPTS_MAX, AdmissionLimits, COMMIT_AFTER, DISCOVERY_PORTS_MAX,
-    MEMORY_BUDGET, REQUEST_LEN_MAX,
+    MEMORY_BUDGET, REQUEST_LEN_MAX, STUCK_AFTER, STUCK_AFTER_MIN,
 };
 use overnight_engine::USUAL_PORTS;
 
@@ -292,6 +292,15 @@ fn server(resolver: &mut Resolver) -> Result<ServerConfig, ConfigError> {
             .value("server.hosts", (Vec::new(), Origin::Default), Raw::list, |hosts| hosts.join(", "))?,
         keys: Vec::new(),
         insecure: resolver.flag("server.insecure")?,
+        stuck_after: resolver.value(
+            "server.stuck_after",
+            (STUCK_AFTER, Origin::Default),
+            |raw| match raw.duration()? {
+                span if span >= STUCK_AFTER_MIN => Ok(span),
+                _ => Err(format!("must be at least {}", show_duration(STUCK_AFTER_MIN))),
+            },
+            |span| show_duration(*span),
+        )?,
     })
 }
 

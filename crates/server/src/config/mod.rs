@@ -103,6 +103,8 @@ pub struct ServerConfig {
     pub keys: Vec<KeyConfig>,
     /// Allows to listen off loopback without a key.
     pub insecure: bool,
+    /// A part of ours that does nothing for so long ends the process.
+    pub stuck_after: Duration,
 }
 
 /// Who holds the key, and what it allows.

@@ -68,6 +68,7 @@ impl Dispatch {
 
     pub(super) fn on_commits(&mut self) -> anyhow::Result<()> {
         for commit in self.commits.take() {
+            self.results.beat();
             match commit {
                 Commit::Durable(frames) => self.on_durable(&frames),
                 Commit::Stalled { error, is_full, .. } => {

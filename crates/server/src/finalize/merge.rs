@@ -22,6 +22,7 @@ use super::buckets::Buckets;
 use super::request_set::RequestSet;
 use crate::blobs::{BlobError, BlobWriter, Blobs, Written};
 use crate::lines::LineReader;
+use crate::pulse::Pulse;
 use crate::results::index::{FAILED_LEN, FailedEntry, IndexHeader, LINE_LEN, LinePlace};
 
 /// Segment, offset, length, sequence, then what a failed request is remembered by.
@@ -69,6 +70,7 @@ pub(super) struct Merge<'a> {
     pub(super) until: u64,
     pub(super) handle: Handle,
     pub(super) now: UnixTime,
+    pub(super) pulse: &'a Pulse,
 }
 
 /// What was written.
@@ -139,11 +141,14 @@ impl Merge<'_> {
             endpoints: Vec::new(),
         };
         let mut failure = None;
-        let mut note = |frame: &StoredFrame| match ordered.note(frame) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                failure = Some(error);
-                ControlFlow::Break(())
+        let mut note = |frame: &StoredFrame| {
+            self.pulse.beat();
+            match ordered.note(frame) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    failure = Some(error);
+                    ControlFlow::Break(())
+                }
             }
         };
         let (from, until) = (LogPosition::START, Some(self.until));
@@ -169,13 +174,16 @@ impl Merge<'_> {
             failed_count: 0,
             next_sequence: self.until + 1,
         };
-        let written = records.drain(|index, record| match record {
-            Some(record) => {
-                let record = Record::from_bytes(record);
-                let payload = reader.payload(record.place)?;
-                files.put(index, &record, payload)
+        let written = records.drain(|index, record| {
+            self.pulse.beat();
+            match record {
+                Some(record) => {
+                    let record = Record::from_bytes(record);
+                    let payload = reader.payload(record.place)?;
+                    files.put(index, &record, payload)
+                }
+                None => files.put_unanswered(index, &mut tally),
             }
-            None => files.put_unanswered(index, &mut tally),
         });
         if let Err(error) = written {
             files.abort();

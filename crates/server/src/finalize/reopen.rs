@@ -12,13 +12,20 @@ use crate::clock;
 use crate::context::Context;
 use crate::dispatch::durable_of;
 use crate::ingest::read_plan;
+use crate::pulse::Pulse;
 
 /// Puts back the chunks of the requests that are not in `found`. Whoever claims them looks for what is durable, and so
 /// runs only these.
-pub(super) async fn reopen(ctx: &Arc<Context>, batch: &Batch, found: &RequestSet) -> anyhow::Result<()> {
+pub(super) async fn reopen(
+    ctx: &Arc<Context>,
+    batch: &Batch,
+    found: &RequestSet,
+    pulse: &Pulse,
+) -> anyhow::Result<()> {
     let plan = batch.plan_blob.as_ref().context("a batch with chunks has a plan")?;
     let (mut numbers, mut damaged) = (Vec::new(), 0);
     for chunk in ctx.store.chunks(&batch.id).await? {
+        pulse.beat();
         let (_, entries) = read_plan(ctx, plan, chunk.range).await?;
         let damaged_here = entries.iter().filter(|entry| !found.contains(entry.index)).count();
         if damaged_here > 0 {

@@ -15,6 +15,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::sorter::{Sorted, Sorter};
 use crate::lines::Line;
+use crate::pulse::Pulse;
 
 pub(super) const RECORD_LEN: usize = SortKey::LEN + PlanEntry::LEN;
 const DUPLICATE_LEN: usize = 16 + 4;
@@ -122,12 +123,12 @@ impl<'a> Validator<'a> {
     }
 
     /// The plan's records, or what is wrong with the input.
-    pub(super) fn finish(mut self) -> io::Result<Result<Valid, Vec<BatchError>>> {
+    pub(super) fn finish(mut self, pulse: &Pulse) -> io::Result<Result<Valid, Vec<BatchError>>> {
         if self.total == 0 {
             let problem = LineError::new("empty_file", None, "the input file has no request");
             self.problems.add(None, problem);
         }
-        self.find_duplicates()?;
+        self.find_duplicates(pulse)?;
         if self.problems.count > 0 {
             return Ok(Err(self.problems.into_errors()));
         }
@@ -213,11 +214,12 @@ impl<'a> Validator<'a> {
         }
     }
 
-    fn find_duplicates(&mut self) -> io::Result<()> {
+    fn find_duplicates(&mut self, pulse: &Pulse) -> io::Result<()> {
         let empty = Sorter::new(std::path::PathBuf::new(), 0);
         let mut previous: Option<[u8; DUPLICATE_LEN]> = None;
         let mut repeated = Vec::new();
         for record in std::mem::replace(&mut self.custom_ids, empty).finish()? {
+            pulse.beat();
             let record = record?;
             if let Some(previous) = previous.filter(|previous| previous[..16] == record[..16]) {
                 let line = |record: [u8; DUPLICATE_LEN]| {

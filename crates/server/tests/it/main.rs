@@ -10,3 +10,4 @@ mod garbage;
 mod harness;
 mod model;
 mod smoke;
+mod stuck;

@@ -22,7 +22,11 @@ struct Served {
 async fn served(harness: Harness) -> Served {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let task = tokio::spawn(super::serve(Arc::clone(&harness.ctx), listener));
+    let task = tokio::spawn(super::serve(
+        Arc::clone(&harness.ctx),
+        listener,
+        crate::pulse::Pulses::default().begin("api"),
+    ));
     Served { harness, address, task }
 }
 

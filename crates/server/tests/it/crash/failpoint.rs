@@ -18,6 +18,8 @@ pub(crate) enum Fault {
     Full { at: u64 },
     /// The n-th sync fails.
     SyncError { at: u64 },
+    /// A sync of what has this in its path never returns, from [`begin_hang`] on.
+    Hang { path: &'static str },
 }
 
 /// One operation of the trace.
@@ -54,6 +56,10 @@ pub(crate) fn arm(server: &mut Server, fault: Fault) {
             set("CRASH_FULL_UNTIL", text(room(server)));
         }
         Fault::SyncError { at } => set("CRASH_EIO_AT", at.to_string()),
+        Fault::Hang { path } => {
+            set("CRASH_HANG", path.to_owned());
+            set("CRASH_HANG_FROM", text(room(server)));
+        }
     }
     server.change_environment(environment);
 }
@@ -70,6 +76,10 @@ pub(crate) fn fired(server: &Server) -> Option<String> {
 }
 
 pub(crate) fn make_room(server: &Server) {
+    fs::write(room(server), b"").unwrap();
+}
+
+pub(crate) fn begin_hang(server: &Server) {
     fs::write(room(server), b"").unwrap();
 }
 
