@@ -12,6 +12,7 @@ pub mod file;
 pub mod ids;
 pub mod limits;
 pub mod notice;
+pub mod pack;
 pub mod patience;
 pub mod plan;
 pub mod progress;

@@ -63,6 +63,15 @@ pub const WINDOW_DEFAULT: u32 = 8;
 pub const WINDOW_MAX: u32 = 4_096;
 /// All are asked at once, ten questions each, within a second.
 pub const DISCOVERY_PORTS_MAX: usize = 64;
+/// Embedding inputs in one call where nobody set a number: TEI's own default, and most of what there is to gain.
+pub const PACK_INPUTS_AUTO: u32 = 32;
+pub const PACK_INPUTS_MAX: u32 = 2_048;
+/// Tokens in one call where neither the engine nor its owner names a number: two full inputs of 8,192, TEI's default.
+pub const PACK_TOKENS_AUTO: u64 = 16_384;
+/// More than fit into the bytes of a pack.
+pub const PACK_TOKENS_MAX: u32 = 1 << 20;
+/// The inputs of a pack in bytes: TEI refuses bodies over 2 MB, others are wider.
+pub const PACK_LEN_MAX: u64 = MIB;
 /// A call is given this long before anything is known about the engine's speed: a cold model may load first.
 pub const DEADLINE_FIRST: Duration = Duration::from_secs(600);
 /// No deadline is shorter: a short request behind a long queue is not stuck.
