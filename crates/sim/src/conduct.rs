@@ -10,8 +10,9 @@ use tokio::sync::Semaphore;
 use crate::answer::{BadRequest, Question, write_answer};
 use crate::calls::{InFlight, Ledger, body_key, marker_key};
 use crate::directive::{Directive, Outcome};
+use crate::lists::count_inputs;
 use crate::request::model_of;
-use crate::script::{Rule, Script, When};
+use crate::script::{Embeddings, Rule, Script, When};
 use crate::steps::{Step, push_status, steps_of};
 use crate::wire::{push_error_answer, push_ok_head};
 
@@ -82,7 +83,9 @@ impl Active {
         let own = directive.filter(|directive| directive.times.is_none_or(|times| call <= times));
         let model = model_of(body).unwrap_or(&self.default_model);
         let has_own_outcome = own.as_ref().is_some_and(|directive| directive.outcome.is_some());
-        if !has_own_outcome && let Some(refusal) = self.refuse(body, model, arrived, ledger, buffers) {
+        if !has_own_outcome
+            && let Some(refusal) = self.refuse(route, body, model, arrived, ledger, buffers)
+        {
             return refusal;
         }
         let by_rule = if has_own_outcome { None } else { self.rule_for(model, hash, call) };
@@ -96,7 +99,9 @@ impl Active {
             len: joined.len,
             embedding_len: self.script.embedding_len,
         };
-        let delay = joined.delay.unwrap_or_else(|| self.script.latency.of(hash, arrived.now));
+        let delay = joined.delay.unwrap_or_else(|| {
+            self.script.latency.of(hash, arrived.now) + self.list_latency(route, body)
+        });
         let own_start = buffers.out.len();
         Conduct {
             delay,
@@ -126,6 +131,7 @@ impl Active {
     /// What the engine refuses before it looks at rules: no permit, a model it has not, a prompt too long.
     fn refuse(
         &self,
+        route: Route,
         body: &[u8],
         model: &str,
         arrived: &InFlight<'_>,
@@ -154,6 +160,12 @@ impl Active {
             );
             return Some(immediate(buffers, 400, &message, "context_length_exceeded"));
         }
+        if let Some(limit) = self.script.embeddings.inputs_max
+            && let Some(inputs) = self.inputs(route, body).filter(|inputs| *inputs > limit)
+        {
+            let message = format!("batch size {inputs} > maximum allowed batch size {limit}");
+            return Some(immediate(buffers, 413, &message, "Validation"));
+        }
         if self.script.check_json
             && let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(body)
         {
@@ -165,6 +177,18 @@ impl Active {
             ));
         }
         None
+    }
+
+    /// None where it makes no difference.
+    fn inputs(&self, route: Route, body: &[u8]) -> Option<usize> {
+        let matters = route == Route::Embeddings && self.script.embeddings != Embeddings::default();
+        if matters { count_inputs(body) } else { None }
+    }
+
+    fn list_latency(&self, route: Route, body: &[u8]) -> Duration {
+        let Embeddings { call_us, input_us, .. } = self.script.embeddings;
+        let cost = |inputs: usize| Duration::from_micros(call_us + input_us * inputs as u64);
+        self.inputs(route, body).map_or(Duration::ZERO, cost)
     }
 
     fn rule_for(&self, model: &str, hash: u64, call: u32) -> Option<&Directive> {
@@ -331,6 +355,24 @@ mod tests {
         let mut script = rule(When::Always, "status=404");
         script.rules[0].model = Some("b".to_owned());
         assert_eq!(statuses(script, &[r#"{"model":"a"}"#, r#"{"model":"b"}"#]), ["200", "404"]);
+    }
+
+    #[test]
+    fn a_list_may_be_too_long_and_costs_by_its_inputs() {
+        let embeddings = Embeddings { inputs_max: Some(2), call_us: 5_000, input_us: 200 };
+        let active = Active::new(Script { embeddings, ..Script::default() });
+        let ledger = Ledger::new(true);
+        let meet = |route, body: &str| {
+            let mut buffers = Buffers::default();
+            let arrived = ledger.enter();
+            let conduct = active.meet(route, body.as_bytes(), &arrived, &ledger, &mut buffers);
+            arrived.finish();
+            (String::from_utf8_lossy(&buffers.out[9..12]).into_owned(), conduct.delay.as_micros())
+        };
+        assert_eq!(meet(Route::Embeddings, r#"{"input":"a"}"#), ("200".to_owned(), 5_200));
+        assert_eq!(meet(Route::Embeddings, r#"{"input":["a","b"]}"#), ("200".to_owned(), 5_400));
+        assert_eq!(meet(Route::Embeddings, r#"{"input":["a","b","c"]}"#), ("413".to_owned(), 0));
+        assert_eq!(meet(Route::ChatCompletions, r#"{"messages":[]}"#), ("200".to_owned(), 0));
     }
 
     #[test]

@@ -31,5 +31,5 @@ pub use calls::{CallsView, body_key, marker_key};
 pub use directive::{Directive, DirectiveError, Outcome, Text};
 pub use engine::{Engine, Setup};
 pub use garbage::Garbage;
-pub use script::{Latency, Permits, Rule, Script, When};
+pub use script::{Embeddings, Latency, Permits, Rule, Script, When};
 pub use shape::Shape;

@@ -47,6 +47,16 @@ pub(crate) fn write_embeddings(question: &Question<'_>, out: &mut Vec<u8>) -> Re
     Ok(())
 }
 
+/// How many inputs an embeddings request has; none when it cannot be read.
+pub(crate) fn count_inputs(body: &[u8]) -> Option<usize> {
+    #[derive(Deserialize)]
+    struct Asked {
+        input: Value,
+    }
+    let asked: Asked = parse(body).ok()?;
+    Some(inputs_of(&asked.input).ok()?.len())
+}
+
 pub(crate) fn write_moderations(question: &Question<'_>, out: &mut Vec<u8>) -> Result<(), BadRequest> {
     #[derive(Deserialize)]
     struct Asked {

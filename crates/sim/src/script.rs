@@ -41,6 +41,8 @@ pub struct Script {
     pub context_bytes: Option<usize>,
     /// The length of an embedding when the request does not say.
     pub embedding_len: usize,
+    /// What embeddings calls cost, and how many inputs one may carry.
+    pub embeddings: Embeddings,
     /// Without this bearer token every route but `/health` and `/sim/` answers 401.
     pub api_key: Option<String>,
     /// What the text of an answer is, where a directive does not say.
@@ -67,6 +69,17 @@ pub enum Latency {
         #[serde(rename = "base_ms", with = "millis")]
         base: Duration,
     },
+}
+
+/// Embeddings calls: what a list gains is that it pays for the call once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Embeddings {
+    /// More inputs than this are refused with 413, as by TEI's `--max-client-batch-size`.
+    pub inputs_max: Option<usize>,
+    /// On top of the latency, in microseconds: for each call, and for each input in it.
+    pub call_us: u64,
+    pub input_us: u64,
 }
 
 /// How many requests are taken at once, and what the others get.
@@ -130,6 +143,7 @@ impl Default for Script {
             refuse: None,
             context_bytes: None,
             embedding_len: 8,
+            embeddings: Embeddings::default(),
             api_key: None,
             text: Text::Hash,
             check_json: false,
