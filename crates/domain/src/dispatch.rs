@@ -10,6 +10,7 @@
 mod chunk;
 mod endpoint;
 mod isolation;
+mod packing;
 mod refusals;
 
 use std::collections::{BTreeMap, HashMap};
@@ -18,10 +19,12 @@ use std::time::Duration;
 use crate::fault::Fault;
 use crate::ids::{BatchId, DispatchToken};
 use crate::patience::attempt_backoff;
+use crate::several::Several;
 use crate::time::UnixTime;
 
 pub use chunk::{ChunkProgress, ChunkSlot, NewChunk};
 pub use endpoint::{EndpointNumber, EndpointSettings, Health};
+pub use packing::Pack;
 pub use refusals::RefusalPattern;
 
 use chunk::OpenChunk;
@@ -64,11 +67,11 @@ pub struct BatchTerms {
 }
 
 /// A call to make.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Send {
     pub token: DispatchToken,
     pub endpoint: EndpointNumber,
-    pub request: RequestSlot,
+    pub pack: Pack,
     pub deadline: Duration,
 }
 
@@ -87,7 +90,7 @@ pub struct Recorded {
 pub enum Followup {
     /// The call was forgotten meanwhile; nothing changes.
     Late,
-    /// The request waits for another attempt.
+    /// The request waits for another attempt; those of a pack are sent by halves.
     Again,
     /// The request has failed.
     Failed { recorded: Recorded, failure: Failure },
@@ -104,7 +107,7 @@ pub enum Failure {
 
 #[derive(Debug)]
 struct Flight {
-    request: RequestSlot,
+    pack: Pack,
     endpoint: EndpointNumber,
     sent_at: Duration,
     /// Sent from the isolation lane.
@@ -118,6 +121,8 @@ struct Past {
     crashes: u8,
     crashes_alone: u8,
     avoid: Option<EndpointNumber>,
+    /// It was in a pack that failed, and goes with so many at most.
+    halved_to: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -196,7 +201,7 @@ impl Dispatcher {
         let tokens: Vec<_> = self
             .flights
             .iter()
-            .filter(|(_, flight)| flight.request.chunk == slot)
+            .filter(|(_, flight)| flight.pack.chunk == slot)
             .map(|(token, _)| *token)
             .collect();
         for token in &tokens {
@@ -220,24 +225,33 @@ impl Dispatcher {
             let endpoint = EndpointNumber(number as u16);
             if let Some((request, is_isolated)) = self.pick(endpoint, now) {
                 self.turn = (number + 1) % self.endpoints.len();
-                return Some(self.send(endpoint, request, is_isolated, now));
+                // A suspect has nobody with it.
+                let pack = if is_isolated { Pack::alone(request) } else { self.fill(endpoint, request) };
+                return Some(self.send(endpoint, pack, is_isolated, now));
             }
         }
         None
     }
 
-    /// An answer has come. None when the call was forgotten meanwhile: the answer is dropped.
-    pub fn answered(&mut self, token: DispatchToken, now: Duration) -> Option<Recorded> {
+    /// An answer has come, for each request of the call. None when the call was forgotten meanwhile: the answer is
+    /// dropped.
+    pub fn answered(&mut self, token: DispatchToken, now: Duration) -> Option<Several<Recorded>> {
         let flight = self.take_flight(token)?;
         let endpoint = &mut self.endpoints[flight.endpoint.index()];
         endpoint.on_answer(now, now.saturating_sub(flight.sent_at));
-        self.watch_outcome(flight.request, None);
-        Some(self.record(&flight))
+        self.watch_outcome(flight.pack.first(), None);
+        let Flight { pack: Pack { chunk, ordinals }, endpoint, sent_at, .. } = flight;
+        let record = |ordinal| self.record(RequestSlot { chunk, ordinal }, endpoint, sent_at);
+        Some(ordinals.map(record))
     }
 
     /// A call has ended without an answer.
     pub fn faulted(&mut self, token: DispatchToken, fault: Fault, now: Duration) -> Followup {
         let Some(flight) = self.take_flight(token) else { return Followup::Late };
+        if !flight.pack.ordinals.is_one() && fault.may_be_the_request() {
+            return self.halve_after(&flight, &fault, now);
+        }
+        let request = flight.pack.first();
         let endpoint = &mut self.endpoints[flight.endpoint.index()];
         match fault {
             Fault::Busy { retry_after, .. } => {
@@ -258,26 +272,26 @@ impl Dispatcher {
                 Followup::Again
             }
             Fault::Misconfigured { status, detail } => {
-                let model = self
-                    .chunks
-                    .get(&flight.request.chunk)
-                    .map(|chunk| chunk.model_of(flight.request.ordinal));
+                let model = self.chunks.get(&request.chunk).map(|chunk| chunk.model_of(request.ordinal));
                 endpoint.on_misconfigured(now, status, detail, model);
                 self.put_back(&flight);
                 self.lane.release(flight.endpoint);
                 Followup::Again
             }
-            Fault::Lost { detail } => self.lost(&flight, detail, now),
+            Fault::Lost { detail } => self.lost(flight, detail, now),
             Fault::Refused { status, body } => {
                 endpoint.on_answer(now, now.saturating_sub(flight.sent_at));
-                self.watch_outcome(flight.request, Some(RefusalPattern::read(status, &body)));
+                self.watch_outcome(request, Some(RefusalPattern::read(status, &body)));
                 let failure = Failure::Answered { kind: "request_refused", status, body };
-                Followup::Failed { recorded: self.record(&flight), failure }
+                Followup::Failed { recorded: self.record_flight(&flight), failure }
             }
             Fault::TooLongPrompt { .. } => {
                 endpoint.on_answer(now, now.saturating_sub(flight.sent_at));
-                self.watch_outcome(flight.request, None);
-                Followup::Failed { recorded: self.record(&flight), failure: too_long_prompt(&fault) }
+                self.watch_outcome(request, None);
+                Followup::Failed {
+                    recorded: self.record_flight(&flight),
+                    failure: too_long_prompt(&fault),
+                }
             }
             Fault::Timeout { .. } => {
                 endpoint.on_timeout(now.saturating_sub(flight.sent_at));
@@ -320,7 +334,7 @@ impl Dispatcher {
             self.lane.release(number);
         }
         let (lost, was_crash) = self.endpoints[number.index()].take_lost(is_up);
-        lost.into_iter().filter_map(|call| self.settle_lost(number, call, was_crash, now)).collect()
+        lost.into_iter().filter_map(|call| self.settle_lost(number, &call, was_crash, now)).collect()
     }
 
     /// Nobody answers at the endpoint, as was found out otherwise than by a call.
@@ -510,84 +524,79 @@ impl Dispatcher {
         })
     }
 
-    fn send(
-        &mut self,
-        number: EndpointNumber,
-        request: RequestSlot,
-        is_isolated: bool,
-        now: Duration,
-    ) -> Send {
+    fn send(&mut self, number: EndpointNumber, pack: Pack, is_isolated: bool, now: Duration) -> Send {
         let token = DispatchToken(self.next_token);
         self.next_token = self.next_token.wrapping_add(1);
         let endpoint = &mut self.endpoints[number.index()];
         endpoint.in_flight += 1;
-        let chunk =
-            self.chunks.get_mut(&request.chunk).expect("only requests of open chunks are picked");
+        let chunk = self.chunks.get_mut(&pack.chunk).expect("only requests of open chunks are picked");
         if !is_isolated {
-            chunk.take(request.ordinal);
+            pack.ordinals.iter().for_each(|ordinal| chunk.take(*ordinal));
         }
         chunk.in_flight += 1;
         let timeout = self.batches.get(&chunk.rank).and_then(|work| work.terms.timeout);
         let deadline = timeout.unwrap_or_else(|| endpoint.deadline.current());
-        self.flights.insert(token, Flight { request, endpoint: number, sent_at: now, is_isolated });
-        Send { token, endpoint: number, request, deadline }
+        let flight = Flight { pack: pack.clone(), endpoint: number, sent_at: now, is_isolated };
+        self.flights.insert(token, flight);
+        Send { token, endpoint: number, pack, deadline }
     }
 
     fn take_flight(&mut self, token: DispatchToken) -> Option<Flight> {
         let flight = self.flights.remove(&token)?;
         self.endpoints[flight.endpoint.index()].in_flight -= 1;
-        if let Some(chunk) = self.chunks.get_mut(&flight.request.chunk) {
+        if let Some(chunk) = self.chunks.get_mut(&flight.pack.chunk) {
             chunk.in_flight -= 1;
         }
         if flight.is_isolated {
-            self.lane.left(flight.request);
+            self.lane.left(flight.pack.first());
         }
         Some(flight)
     }
 
-    fn record(&mut self, flight: &Flight) -> Recorded {
-        let past = self.pasts.remove(&flight.request).unwrap_or_default();
-        self.lane.cleared(flight.request);
-        if let Some(chunk) = self.chunks.get_mut(&flight.request.chunk) {
-            chunk.recorded += 1;
-        }
-        Recorded {
-            request: flight.request,
-            endpoint: flight.endpoint,
-            attempts: past.attempts + 1,
-            sent_at: flight.sent_at,
-        }
+    /// The outcome of a request that was alone in its call.
+    fn record_flight(&mut self, flight: &Flight) -> Recorded {
+        self.record(flight.pack.first(), flight.endpoint, flight.sent_at)
     }
 
-    /// Back to the head of its chunk, uncharged.
+    fn record(&mut self, request: RequestSlot, endpoint: EndpointNumber, sent_at: Duration) -> Recorded {
+        let past = self.pasts.remove(&request).unwrap_or_default();
+        self.lane.cleared(request);
+        if let Some(chunk) = self.chunks.get_mut(&request.chunk) {
+            chunk.recorded += 1;
+        }
+        Recorded { request, endpoint, attempts: past.attempts + 1, sent_at }
+    }
+
+    /// Back to the head of their chunk, uncharged.
     fn put_back(&mut self, flight: &Flight) {
         if flight.is_isolated {
-            self.lane.put_back(flight.request);
-        } else if let Some(chunk) = self.chunks.get_mut(&flight.request.chunk) {
-            chunk.ready.push_front(flight.request.ordinal);
+            self.lane.put_back(flight.pack.first());
+        } else if let Some(chunk) = self.chunks.get_mut(&flight.pack.chunk) {
+            for ordinal in flight.pack.ordinals.iter().rev() {
+                chunk.ready.push_front(*ordinal);
+            }
         }
     }
 
     fn charge(&mut self, flight: &Flight, fault: Fault, now: Duration) -> Followup {
+        let request = flight.pack.first();
         let attempts_max = self
             .chunks
-            .get(&flight.request.chunk)
+            .get(&request.chunk)
             .and_then(|chunk| self.batches.get(&chunk.rank))
             .map_or(1, |work| work.terms.attempts_max);
-        let past = self.pasts.entry(flight.request).or_default();
+        let past = self.pasts.entry(request).or_default();
         if u32::from(past.attempts) + 1 >= attempts_max {
-            self.watch_outcome(flight.request, None);
-            return Followup::Failed { recorded: self.record(flight), failure: used_up(fault) };
+            self.watch_outcome(request, None);
+            return Followup::Failed { recorded: self.record_flight(flight), failure: used_up(fault) };
         }
         past.attempts += 1;
         past.avoid = Some(flight.endpoint);
         let attempts = u32::from(past.attempts);
         // An isolated request that was answered, however badly, has not crashed the engine.
-        self.lane.cleared(flight.request);
-        let seed = self.next_token
-            ^ (u64::from(flight.request.chunk.0) << 32)
-            ^ u64::from(flight.request.ordinal);
-        self.wait(flight.request, now + attempt_backoff(attempts, seed));
+        self.lane.cleared(request);
+        let seed = self.next_token ^ (u64::from(request.chunk.0) << 32) ^ u64::from(request.ordinal);
+        self.wait(request, now + attempt_backoff(attempts, seed));
         Followup::Again
     }
 
@@ -601,39 +610,45 @@ impl Dispatcher {
         }
     }
 
-    /// A connection was lost with the request in flight. Whether the engine is gone is asked before anybody is blamed:
+    /// A connection was lost with requests in flight. Whether the engine is gone is asked before anybody is blamed:
     /// until then nothing is sent there.
-    fn lost(&mut self, flight: &Flight, detail: String, now: Duration) -> Followup {
+    fn lost(&mut self, flight: Flight, detail: String, now: Duration) -> Followup {
         let endpoint = &mut self.endpoints[flight.endpoint.index()];
         if flight.is_isolated {
             endpoint.on_down(now, detail);
-            return self.crashed_in_isolation(flight);
+            return self.crashed_in_isolation(&flight);
         }
-        endpoint.on_lost(now, LostCall { request: flight.request, sent_at: flight.sent_at }, detail);
+        endpoint.on_lost(now, LostCall { pack: flight.pack, sent_at: flight.sent_at }, detail);
         Followup::Again
     }
 
     fn settle_lost(
         &mut self,
         number: EndpointNumber,
-        call: LostCall,
+        call: &LostCall,
         was_crash: bool,
         now: Duration,
     ) -> Option<(Recorded, Failure)> {
-        let chunk = self.chunks.get_mut(&call.request.chunk)?;
+        let chunk = self.chunks.get_mut(&call.pack.chunk)?;
         if was_crash {
-            let past = self.pasts.entry(call.request).or_default();
-            past.crashes = past.crashes.saturating_add(1);
-            if past.crashes >= 2 {
-                self.lane.suspect(call.request);
-            } else {
-                chunk.ready.push_front(call.request.ordinal);
+            for request in call.pack.requests().rev() {
+                let past = self.pasts.entry(request).or_default();
+                past.crashes = past.crashes.saturating_add(1);
+                if past.crashes >= 2 {
+                    self.lane.suspect(request);
+                } else {
+                    chunk.ready.push_front(request.ordinal);
+                }
             }
             return None;
         }
         // Only this connection was lost, and the engine is well: it may be the request's doing.
+        if !call.pack.ordinals.is_one() {
+            self.halve(&call.pack);
+            return None;
+        }
         let flight = Flight {
-            request: call.request,
+            pack: call.pack.clone(),
             endpoint: number,
             sent_at: call.sent_at,
             is_isolated: false,
@@ -647,21 +662,22 @@ impl Dispatcher {
     }
 
     fn crashed_in_isolation(&mut self, flight: &Flight) -> Followup {
-        let was_alone = self.lane.crashed(flight.request);
+        let request = flight.pack.first();
+        let was_alone = self.lane.crashed(request);
         if !was_alone {
             return Followup::Again;
         }
-        let past = self.pasts.entry(flight.request).or_default();
+        let past = self.pasts.entry(request).or_default();
         past.crashes_alone += 1;
         if past.crashes_alone < 2 {
             return Followup::Again;
         }
-        self.watch_outcome(flight.request, None);
+        self.watch_outcome(request, None);
         let failure = Failure::Unanswered {
             code: "engine_crash",
             message: "the engine crashed twice while this request was the only one it had".to_owned(),
         };
-        Followup::Failed { recorded: self.record(flight), failure }
+        Followup::Failed { recorded: self.record_flight(flight), failure }
     }
 
     fn watch_outcome(&mut self, request: RequestSlot, refusal: Option<RefusalPattern>) {

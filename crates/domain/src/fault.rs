@@ -80,6 +80,24 @@ impl Fault {
         }
     }
 
+    /// Whether it would be held against a request that was alone in its call.
+    pub const fn may_be_the_request(&self) -> bool {
+        match self {
+            Self::EngineError { .. }
+            | Self::Timeout { .. }
+            | Self::Garbage { .. }
+            | Self::TooLong { .. }
+            | Self::TooLongPrompt { .. }
+            | Self::Refused { .. } => true,
+            // Lost connections are judged when it is known whether the engine is gone.
+            Self::Busy { .. }
+            | Self::Down { .. }
+            | Self::Stale { .. }
+            | Self::Lost { .. }
+            | Self::Misconfigured { .. } => false,
+        }
+    }
+
     pub const fn status(&self) -> Option<u16> {
         match self {
             Self::Busy { status, .. }

@@ -19,6 +19,7 @@ pub mod progress;
 pub mod request;
 pub mod result;
 pub mod route;
+pub mod several;
 pub mod tally;
 pub mod time;
 pub mod window;

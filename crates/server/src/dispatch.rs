@@ -20,10 +20,9 @@ use overnight_domain::fault::Fault;
 use overnight_domain::ids::{BatchId, DispatchToken, LeaseToken};
 use overnight_domain::limits::SHUTDOWN_GRACE;
 use overnight_domain::time::UnixTime;
-use overnight_engine::Answer;
 use overnight_segment::{Frame, LogHandle};
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 
 pub(crate) use chunks::{durable_of, recover_live};
 pub(crate) use endpoint::{Endpoint, ask_all};
@@ -33,7 +32,7 @@ use crate::clock;
 use crate::context::Context;
 use crate::counters::{add, set};
 use crate::pulse::Pulse;
-use calls::{Ended, FrameFacts};
+use calls::{Begun, Ended, FrameFacts};
 use chunks::Held;
 use claims::Claims;
 use errands::Errand;
@@ -72,7 +71,7 @@ struct Dispatch {
     started: Instant,
     held: HashMap<ChunkSlot, Held>,
     by_lease: HashMap<LeaseToken, ChunkSlot>,
-    calls: HashMap<DispatchToken, (AbortHandle, UnixTime)>,
+    calls: HashMap<DispatchToken, (Begun, UnixTime)>,
     ended_tx: mpsc::Sender<Ended>,
     ended_rx: mpsc::Receiver<Ended>,
     errands: JoinSet<anyhow::Result<Errand>>,
@@ -86,6 +85,8 @@ struct Dispatch {
     /// Since when the process is stopping.
     stopping_since: Option<Instant>,
     lines_len: u64,
+    /// Bodies of packs in flight: copies of what stands in the lines.
+    copies_len: u64,
     answer_len: u64,
     next_tick: Instant,
 }
@@ -128,6 +129,7 @@ impl Dispatch {
             is_stalled: false,
             stopping_since: None,
             lines_len: 0,
+            copies_len: 0,
             answer_len: ANSWER_LEN_EXPECTED,
             next_tick: now,
         }
@@ -192,9 +194,10 @@ impl Dispatch {
             && let Some(send) = self.core.next(now)
         {
             let endpoint = &self.endpoints[send.endpoint.index()];
-            let held = self.held.get(&send.request.chunk).expect("the core sends only for held chunks");
-            let task = calls::start(endpoint, held, &send, &self.ended_tx)?;
-            self.calls.insert(send.token, (task, clock::now()));
+            let held = self.held.get(&send.pack.chunk).expect("the core sends only for held chunks");
+            let begun = calls::start(endpoint, held, &send, &self.ended_tx)?;
+            self.copies_len += begun.copy_len;
+            self.calls.insert(send.token, (begun, clock::now()));
             add(&self.ctx.counters.attempts, 1);
         }
         for number in self.core.probes(now) {
@@ -207,24 +210,29 @@ impl Dispatch {
 
     fn on_ended(&mut self, ended: Ended) -> anyhow::Result<()> {
         let now = self.now();
-        let Some((_, started_at)) = self.calls.remove(&ended.token) else {
-            add(&self.ctx.counters.late_results_dropped, 1);
+        let Ended { token, result, duration } = ended;
+        let Some((begun, started_at)) = self.calls.remove(&token) else {
+            let dropped = result.map_or(1, |answers| answers.len() as u64);
+            add(&self.ctx.counters.late_results_dropped, dropped);
             return Ok(());
         };
-        let duration = ended.attempt.duration;
-        self.count(&ended.attempt.result);
-        match ended.attempt.result {
-            Ok(answer) => {
-                let len = answer.body.len() as u64;
+        self.copies_len -= begun.copy_len;
+        match result {
+            Ok(answers) => {
+                add(&self.ctx.counters.attempts_charged, answers.len() as u64);
+                let len = answers.iter().map(|answer| answer.body.len() as u64).sum();
                 self.answer_len =
                     if len > self.answer_len { len } else { (self.answer_len * 255 + len) / 256 };
-                let Some(recorded) = self.core.answered(ended.token, now) else { return Ok(()) };
-                self.endpoints[recorded.endpoint.index()].last_answer_at = Some(clock::now());
-                let facts = self.facts(recorded, ended.token, started_at, duration);
-                let held =
-                    self.held.get(&facts.recorded.request.chunk).expect("recorded for a held chunk");
-                let frame = calls::answered(held, &facts, &answer);
-                self.append(facts.recorded.request.chunk, frame)
+                let Some(recorded) = self.core.answered(token, now) else { return Ok(()) };
+                self.endpoints[recorded.first.endpoint.index()].last_answer_at = Some(clock::now());
+                for (recorded, answer) in recorded.into_iter().zip(answers) {
+                    let slot = recorded.request.chunk;
+                    let facts = self.facts(recorded, token, started_at, duration);
+                    let held = self.held.get(&slot).expect("recorded for a held chunk");
+                    let frame = calls::answered(held, &facts, &answer);
+                    self.append(slot, frame)?;
+                }
+                Ok(())
             }
             Err(fault) => {
                 tracing::debug!(?fault, "a call ended without an answer");
@@ -232,10 +240,11 @@ impl Dispatch {
                 if let Fault::TooLong { limit } = &fault {
                     self.answer_len = self.answer_len.max(*limit);
                 }
-                match self.core.faulted(ended.token, fault, now) {
+                self.count(&fault, begun.requests);
+                match self.core.faulted(token, fault, now) {
                     Followup::Late | Followup::Again => Ok(()),
                     Followup::Failed { recorded, failure } => {
-                        let facts = self.facts(recorded, ended.token, started_at, duration);
+                        let facts = self.facts(recorded, token, started_at, duration);
                         let held = self
                             .held
                             .get(&facts.recorded.request.chunk)
@@ -250,20 +259,13 @@ impl Dispatch {
         }
     }
 
-    fn count(&self, result: &Result<Answer, Fault>) {
+    /// Nobody in a pack is charged for what becomes of it.
+    fn count(&self, fault: &Fault, requests: usize) {
         let counters = &self.ctx.counters;
-        match result {
-            Err(Fault::Busy { .. }) => add(&counters.engine_busy, 1),
-            Ok(_)
-            | Err(
-                Fault::EngineError { .. }
-                | Fault::Timeout { .. }
-                | Fault::Garbage { .. }
-                | Fault::TooLong { .. }
-                | Fault::TooLongPrompt { .. }
-                | Fault::Refused { .. },
-            ) => add(&counters.attempts_charged, 1),
-            Err(_) => {}
+        if matches!(fault, Fault::Busy { .. }) {
+            add(&counters.engine_busy, 1);
+        } else if fault.may_be_the_request() && requests == 1 {
+            add(&counters.attempts_charged, 1);
         }
     }
 
@@ -292,7 +294,7 @@ impl Dispatch {
     /// Bodies and answers in memory have one budget. One call is always let through.
     fn has_memory(&self) -> bool {
         let in_flight = self.core.in_flight() as u64;
-        let used = self.lines_len + (in_flight + 1) * self.answer_len;
+        let used = self.lines_len + self.copies_len + (in_flight + 1) * self.answer_len;
         in_flight == 0 || used <= self.ctx.config.dispatch.memory_len
     }
 
@@ -310,7 +312,7 @@ impl Dispatch {
         set(&self.ctx.counters.dispatcher_seen_at, clock::now().millis());
         set(
             &self.ctx.counters.memory_used,
-            self.lines_len + self.core.in_flight() as u64 * self.answer_len,
+            self.lines_len + self.copies_len + self.core.in_flight() as u64 * self.answer_len,
         );
         self.obey_holds();
         let views = (0_u16..)
@@ -351,8 +353,9 @@ impl Dispatch {
     /// Forgets a chunk in the core and ends its calls.
     fn drop_calls(&mut self, slot: ChunkSlot) {
         for token in self.core.close(slot) {
-            if let Some((task, _)) = self.calls.remove(&token) {
-                task.abort();
+            if let Some((begun, _)) = self.calls.remove(&token) {
+                begun.abort.abort();
+                self.copies_len -= begun.copy_len;
             }
         }
     }

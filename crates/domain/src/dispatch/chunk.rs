@@ -1,7 +1,9 @@
 //! An open chunk: which of its requests are still to be sent.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+
+use crate::pack::PackShape;
 
 use super::Rank;
 
@@ -16,6 +18,8 @@ pub struct NewChunk {
     pub models: Vec<Arc<str>>,
     /// Requests, by their place in the chunk, that have a durable result or share the answer of the one before.
     pub done: HashSet<u32>,
+    /// What each would be in a pack, none for one that cannot be packed; empty where nothing is packed.
+    pub shapes: Vec<Option<PackShape>>,
 }
 
 /// How far a chunk is.
@@ -32,7 +36,8 @@ impl ChunkProgress {
     }
 }
 
-/// Requests of one model, in the order of the plan, and how many of them were sent.
+/// Requests of one model, in the order of the plan, those that can be packed together as neighbours; and how many of
+/// them were sent.
 #[derive(Debug)]
 struct ModelRun {
     model: Arc<str>,
@@ -45,6 +50,7 @@ pub(super) struct OpenChunk {
     pub(super) rank: Rank,
     runs: Vec<ModelRun>,
     models: Vec<Arc<str>>,
+    shapes: Vec<Option<PackShape>>,
     /// Requests that may be sent again now, before fresh ones.
     pub(super) ready: VecDeque<u32>,
     pub(super) in_flight: u32,
@@ -63,11 +69,17 @@ impl OpenChunk {
                 None => runs.push(ModelRun { model: model.clone(), ordinals: vec![ordinal], sent: 0 }),
             }
         }
+        if !new.shapes.is_empty() {
+            for run in &mut runs {
+                gather_alike(&mut run.ordinals, &new.shapes);
+            }
+        }
         let expected = runs.iter().map(|run| run.ordinals.len() as u32).sum();
         Self {
             rank,
             runs,
             models: new.models,
+            shapes: new.shapes,
             ready: VecDeque::new(),
             in_flight: 0,
             recorded: 0,
@@ -78,6 +90,21 @@ impl OpenChunk {
 
     pub(super) fn model_of(&self, ordinal: u32) -> &str {
         &self.models[ordinal as usize]
+    }
+
+    pub(super) fn shape_of(&self, ordinal: u32) -> Option<&PackShape> {
+        self.shapes.get(ordinal as usize)?.as_ref()
+    }
+
+    pub(super) const fn has_shapes(&self) -> bool {
+        !self.shapes.is_empty()
+    }
+
+    /// What was not sent yet of the model of this request, in the order in which it is sent.
+    pub(super) fn fresh_of_model(&self, ordinal: u32) -> impl Iterator<Item = u32> {
+        let model = &self.models[ordinal as usize];
+        let run = self.runs.iter().find(|run| run.model == *model);
+        run.into_iter().flat_map(|run| run.ordinals[run.sent..].iter().copied())
     }
 
     /// The first fresh request whose model is served.
@@ -107,5 +134,18 @@ impl OpenChunk {
 
     pub(super) const fn progress(&self) -> ChunkProgress {
         ChunkProgress { expected: self.expected, durable: self.durable }
+    }
+}
+
+/// Makes neighbours of requests that can be packed together: in the order of the first of each kind, and among
+/// themselves as before.
+fn gather_alike(ordinals: &mut [u32], shapes: &[Option<PackShape>]) {
+    let mut firsts: HashMap<Option<u128>, u32> = HashMap::new();
+    let kind = |ordinal: u32| shapes.get(ordinal as usize).copied().flatten().map(|shape| shape.key);
+    for ordinal in &*ordinals {
+        firsts.entry(kind(*ordinal)).or_insert(*ordinal);
+    }
+    if firsts.len() > 1 {
+        ordinals.sort_by_key(|ordinal| (firsts[&kind(*ordinal)], *ordinal));
     }
 }

@@ -7,10 +7,11 @@ use crate::fault::Fault;
 use crate::limits::{
     BACKOFF_FIRST, DOUBT_FOR, MISCONFIGURED_RETRY, PROBE_FIRST, PROBE_MAX, RETRY_AFTER_MAX,
 };
+use crate::pack::PackLimits;
 use crate::patience::{Deadline, backoff};
 use crate::window::Window;
 
-use super::RequestSlot;
+use super::Pack;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointNumber(pub u16);
@@ -26,6 +27,8 @@ pub struct EndpointSettings {
     pub window: u32,
     /// What it serves. None: not known, so it may serve anything.
     pub models: Option<Vec<String>>,
+    /// How much one call may carry, until more is known.
+    pub pack_limits: PackLimits,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,9 +49,9 @@ pub enum Health {
 }
 
 /// A call whose connection was lost.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct LostCall {
-    pub(super) request: RequestSlot,
+    pub(super) pack: Pack,
     pub(super) sent_at: Duration,
 }
 
@@ -57,6 +60,8 @@ pub(super) struct Endpoint {
     pub(super) window: Window,
     pub(super) deadline: Deadline,
     pub(super) health: Health,
+    /// How much one call to it may carry.
+    pub(super) pack_limits: PackLimits,
     pub(super) in_flight: u32,
     models: Option<Vec<String>>,
     /// Why nothing may be sent to it, whatever its health.
@@ -68,7 +73,7 @@ pub(super) struct Endpoint {
     probe_at: Duration,
     failed_probes: u32,
     is_probing: bool,
-    /// Requests whose connections were lost since the last probe.
+    /// Calls whose connections were lost since the last probe.
     lost: Vec<LostCall>,
     /// How many calls were in flight when the first of them was lost.
     in_flight_at_loss: u32,
@@ -80,6 +85,7 @@ impl Endpoint {
             window: Window::new(settings.window),
             deadline: Deadline::default(),
             health: Health::Up,
+            pack_limits: settings.pack_limits,
             in_flight: 0,
             models: settings.models,
             withheld: None,

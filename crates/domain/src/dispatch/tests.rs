@@ -5,8 +5,9 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
+use crate::pack::PackLimits;
 
-fn terms(number: u128, priority: i32, total: u64) -> BatchTerms {
+pub(super) fn terms(number: u128, priority: i32, total: u64) -> BatchTerms {
     BatchTerms {
         id: BatchId::from_uuid(Uuid::from_u128(number)),
         priority,
@@ -18,30 +19,34 @@ fn terms(number: u128, priority: i32, total: u64) -> BatchTerms {
     }
 }
 
-fn chunk(requests: u32) -> NewChunk {
-    NewChunk { models: vec![Arc::from("m"); requests as usize], done: HashSet::new() }
+pub(super) fn chunk(requests: u32) -> NewChunk {
+    let models = vec![Arc::from("m"); requests as usize];
+    NewChunk { models, done: HashSet::new(), shapes: Vec::new() }
 }
 
-fn dispatcher(windows: &[u32]) -> Dispatcher {
-    let settings =
-        windows.iter().map(|window| EndpointSettings { window: *window, models: None }).collect();
+const fn plain(window: u32, models: Option<Vec<String>>) -> EndpointSettings {
+    EndpointSettings { window, models, pack_limits: PackLimits::NONE }
+}
+
+pub(super) fn dispatcher(windows: &[u32]) -> Dispatcher {
+    let settings = windows.iter().map(|window| plain(*window, None)).collect();
     Dispatcher::new(settings, 1)
 }
 
-fn at(millis: u64) -> Duration {
+pub(super) fn at(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-fn refused(code: &str) -> Fault {
+pub(super) fn refused(code: &str) -> Fault {
     let body = format!(r#"{{"error":{{"message":"no","code":"{code}"}}}}"#).into_bytes();
     Fault::Refused { status: 400, body }
 }
 
-fn lost() -> Fault {
+pub(super) fn lost() -> Fault {
     Fault::Lost { detail: "reset".to_owned() }
 }
 
-fn down() -> Fault {
+pub(super) fn down() -> Fault {
     Fault::Down { detail: "refused".to_owned() }
 }
 
@@ -51,10 +56,11 @@ fn the_window_is_filled_across_chunk_borders() {
     let first = dispatcher.open(terms(1, 0, 5), chunk(3));
     let second = dispatcher.open(terms(1, 0, 5), chunk(2));
     let sent: Vec<Send> = std::iter::from_fn(|| dispatcher.next(at(0))).collect();
-    let slots: Vec<_> = sent.iter().map(|send| (send.request.chunk, send.request.ordinal)).collect();
+    let slots: Vec<_> =
+        sent.iter().map(|send| (send.pack.first().chunk, send.pack.first().ordinal)).collect();
     assert_eq!(slots, [(first, 0), (first, 1), (first, 2), (second, 0)]);
     assert!(dispatcher.answered(sent[1].token, at(5)).is_some());
-    assert_eq!(dispatcher.next(at(5)).expect("a free slot").request.ordinal, 1);
+    assert_eq!(dispatcher.next(at(5)).expect("a free slot").pack.first().ordinal, 1);
     assert!(dispatcher.answered(sent[1].token, at(6)).is_none(), "a token counts once");
 }
 
@@ -63,10 +69,10 @@ fn higher_priority_takes_the_next_free_slot() {
     let mut dispatcher = dispatcher(&[1]);
     let low = dispatcher.open(terms(1, 0, 10), chunk(10));
     let running = dispatcher.next(at(0)).expect("room");
-    assert_eq!(running.request.chunk, low);
+    assert_eq!(running.pack.chunk, low);
     let urgent = dispatcher.open(terms(2, 5, 1), chunk(1));
     dispatcher.answered(running.token, at(1)).expect("known");
-    assert_eq!(dispatcher.next(at(1)).expect("room").request.chunk, urgent);
+    assert_eq!(dispatcher.next(at(1)).expect("room").pack.chunk, urgent);
 }
 
 #[test]
@@ -111,7 +117,7 @@ fn an_endpoint_that_refuses_us_fails_nothing_and_is_tried_again() {
     let trial = dispatcher.next(later).expect("one request tries");
     assert_eq!(dispatcher.next(later), None, "only one");
     assert_eq!(
-        dispatcher.answered(trial.token, later).expect("known").attempts,
+        dispatcher.answered(trial.token, later).expect("known").first.attempts,
         1,
         "nothing was charged"
     );
@@ -158,8 +164,8 @@ fn a_lost_connection_of_a_living_engine_is_charged() {
     assert!(dispatcher.probed(EndpointNumber(0), Ok(()), probe_at).is_empty());
     let due = dispatcher.wake_at(probe_at).expect("the backoff ends");
     let again = dispatcher.next(due).expect("sent again");
-    assert_eq!(again.request, sent[0].request);
-    assert_eq!(dispatcher.answered(again.token, due).expect("known").attempts, 2);
+    assert_eq!(again.pack, sent[0].pack);
+    assert_eq!(dispatcher.answered(again.token, due).expect("known").first.attempts, 2);
 }
 
 /// An engine that dies whenever one of the poisoned requests is with it, and needs a second to come back.
@@ -185,7 +191,7 @@ impl CrashyEngine {
                 for send in sent {
                     dispatcher.faulted(send.token, down(), now);
                 }
-            } else if sent.iter().any(|send| self.poison.contains(&send.request.ordinal)) {
+            } else if sent.iter().any(|send| self.poison.contains(&send.pack.first().ordinal)) {
                 self.crashes += 1;
                 down_until = now + at(1_000);
                 for send in sent {
@@ -249,7 +255,7 @@ fn requests_with_a_result_are_not_sent_again() {
     let new = NewChunk { done: HashSet::from([0, 2]), ..chunk(4) };
     let slot = dispatcher.open(terms(1, 0, 4), new);
     let sent: Vec<u32> =
-        std::iter::from_fn(|| dispatcher.next(at(0))).map(|send| send.request.ordinal).collect();
+        std::iter::from_fn(|| dispatcher.next(at(0))).map(|send| send.pack.first().ordinal).collect();
     assert_eq!(sent, [1, 3]);
     assert!(!dispatcher.durable(slot).expect("open").is_done());
     assert!(dispatcher.durable(slot).expect("open").is_done());
@@ -257,13 +263,12 @@ fn requests_with_a_result_are_not_sent_again() {
 
 #[test]
 fn a_model_goes_to_an_endpoint_that_serves_it() {
-    let settings =
-        ["a", "b"].map(|model| EndpointSettings { window: 2, models: Some(vec![model.to_owned()]) });
+    let settings = ["a", "b"].map(|model| plain(2, Some(vec![model.to_owned()])));
     let mut dispatcher = Dispatcher::new(settings.into(), 1);
     let models = ["a", "a", "a", "b"].map(Arc::from).to_vec();
-    dispatcher.open(terms(1, 0, 4), NewChunk { models, done: HashSet::new() });
+    dispatcher.open(terms(1, 0, 4), NewChunk { models, done: HashSet::new(), shapes: Vec::new() });
     let sent: HashSet<(u16, u32)> = std::iter::from_fn(|| dispatcher.next(at(0)))
-        .map(|send| (send.endpoint.0, send.request.ordinal))
+        .map(|send| (send.endpoint.0, send.pack.first().ordinal))
         .collect();
     assert_eq!(
         sent,
@@ -306,7 +311,7 @@ proptest! {
             now += at(1);
             let send = flying.swap_remove(usize::from(fates.next().unwrap_or(0)) % flying.len());
             let fault = match fates.next().unwrap_or(9) {
-                _ if poison.contains(&send.request.ordinal) => lost(),
+                _ if poison.contains(&send.pack.first().ordinal) => lost(),
                 0 => Fault::Busy { status: 503, retry_after: None, detail: String::new() },
                 1 => down(),
                 2 => lost(),
@@ -315,7 +320,7 @@ proptest! {
                 5 => refused("bad"),
                 _ => {
                     let answered = dispatcher.answered(send.token, now).expect("it is in flight");
-                    prop_assert!(recorded.insert(answered.request.ordinal));
+                    prop_assert!(recorded.insert(answered.first.request.ordinal));
                     dispatcher.durable(slot);
                     continue;
                 }

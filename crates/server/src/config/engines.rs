@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use http::Uri;
 use overnight_domain::ids::TenantId;
-use overnight_domain::limits::WINDOW_MAX;
+use overnight_domain::limits::{PACK_INPUTS_MAX, PACK_TOKENS_MAX, WINDOW_MAX};
 use overnight_engine::EngineKind;
 
 use super::environment::Environment;
@@ -177,7 +177,9 @@ fn engine(reader: &mut Reader<'_>) -> Result<EngineConfig, ConfigError> {
     let kind = reader.required("kind", kind)?;
     let url = reader.required("url", url)?;
     Ok(EngineConfig {
-        window: reader.optional("concurrency", concurrency)?.and_then(|Concurrency(number)| number),
+        window: reader.optional("concurrency", concurrency)?.and_then(|AutoOr(number)| number),
+        inputs_per_call: reader.optional("inputs_per_call", inputs)?.and_then(|AutoOr(number)| number),
+        tokens_per_call: reader.optional("tokens_per_call", tokens)?.and_then(|AutoOr(number)| number),
         api_key: reader.secret("api_key")?,
         headers: reader.headers()?,
         models: reader.optional("models", Raw::list)?.unwrap_or_default(),
@@ -230,16 +232,28 @@ fn check_url(url: &str) -> Result<Uri, String> {
     }
 }
 
-/// None: found by itself.
-struct Concurrency(Option<u32>);
+/// A number, or none: found by itself.
+struct AutoOr(Option<u32>);
 
-fn concurrency(raw: &Raw) -> Result<Concurrency, String> {
+fn concurrency(raw: &Raw) -> Result<AutoOr, String> {
+    auto_or(raw, WINDOW_MAX)
+}
+
+fn inputs(raw: &Raw) -> Result<AutoOr, String> {
+    auto_or(raw, PACK_INPUTS_MAX)
+}
+
+fn tokens(raw: &Raw) -> Result<AutoOr, String> {
+    auto_or(raw, PACK_TOKENS_MAX)
+}
+
+fn auto_or(raw: &Raw, max: u32) -> Result<AutoOr, String> {
     if raw.text().is_ok_and(|text| text == "auto") {
-        return Ok(Concurrency(None));
+        return Ok(AutoOr(None));
     }
     match raw.integer().ok().and_then(|number| u32::try_from(number).ok()) {
-        Some(number) if (1..=WINDOW_MAX).contains(&number) => Ok(Concurrency(Some(number))),
-        _ => Err(format!("must be \"auto\" or a number from 1 to {WINDOW_MAX}")),
+        Some(number) if (1..=max).contains(&number) => Ok(AutoOr(Some(number))),
+        _ => Err(format!("must be \"auto\" or a number from 1 to {max}")),
     }
 }
 
@@ -265,7 +279,7 @@ impl ToShow for bool {
     }
 }
 
-impl ToShow for Concurrency {
+impl ToShow for AutoOr {
     fn to_show(&self) -> String {
         self.0.map_or_else(|| "auto".to_owned(), |number| number.to_string())
     }

@@ -37,8 +37,18 @@ pub(super) const TABLES: &[&str] = &["server", "limits", "queue", "retention", "
 pub(super) const ENGINE_VARIABLE: &str = "OVERNIGHT_ENGINE";
 
 /// Members of each `[[engine]]`.
-pub(crate) const ENGINE: &[&str] =
-    &["name", "kind", "url", "concurrency", "api_key", "headers", "models", "aliases"];
+pub(crate) const ENGINE: &[&str] = &[
+    "name",
+    "kind",
+    "url",
+    "concurrency",
+    "inputs_per_call",
+    "tokens_per_call",
+    "api_key",
+    "headers",
+    "models",
+    "aliases",
+];
 
 /// Members of each `[[key]]`.
 pub(crate) const KEY: &[&str] = &["name", "tenant", "value", "admin"];

@@ -152,6 +152,9 @@ pub struct EngineConfig {
     pub url: String,
     /// Requests in flight. None: the default, until the window is found by itself.
     pub window: Option<u32>,
+    /// Embedding inputs and their tokens in one call. None: what the engine is known to take.
+    pub inputs_per_call: Option<u32>,
+    pub tokens_per_call: Option<u32>,
     pub api_key: Option<Secret>,
     pub headers: Vec<(String, Secret)>,
     /// What it serves; asked from the engine when empty.
@@ -168,6 +171,8 @@ impl EngineConfig {
             kind,
             url: url.into(),
             window: None,
+            inputs_per_call: None,
+            tokens_per_call: None,
             api_key: None,
             headers: Vec::new(),
             models: Vec::new(),

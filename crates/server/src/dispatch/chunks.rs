@@ -8,8 +8,10 @@ use bytes::Bytes;
 use overnight_domain::batch::Batch;
 use overnight_domain::chunk::{Chunk, Lease, LogPosition};
 use overnight_domain::limits::FRUITLESS_TAKEOVERS_MAX;
+use overnight_domain::pack::PackShape;
 use overnight_domain::plan::PlanEntry;
 use overnight_domain::request;
+use overnight_domain::route::Route;
 use overnight_domain::tally::Tally;
 use overnight_segment::{LogHandle, StoredFrame};
 use overnight_store::{Claimed, Hold};
@@ -53,6 +55,11 @@ impl RequestLine {
         let at = body.as_ptr() as usize - line.as_ptr() as usize;
         Some(Self { custom_id: custom_id.into(), body: line.slice(at..at + body.len()) })
     }
+
+    /// None when its bytes are not what was validated.
+    pub(super) fn body_text(&self) -> Option<&str> {
+        std::str::from_utf8(&self.body).ok()
+    }
 }
 
 /// A claimed chunk with all that is needed to open it.
@@ -60,6 +67,8 @@ pub(super) struct Loaded {
     pub(super) held: Held,
     pub(super) models: Vec<Arc<str>>,
     pub(super) done: HashSet<u32>,
+    /// What each request would be in a pack; empty where nothing is packed.
+    pub(super) shapes: Vec<Option<PackShape>>,
 }
 
 /// Reads plan, lines and durable results of a claimed chunk. None when the lease was lost meanwhile.
@@ -91,6 +100,10 @@ pub(super) async fn load(
     }
     let (done, tally) = durable_of(log, &chunk, &entries).await?;
     let lines = read_lines(ctx, &tables.blobs, &entries).await?;
+    let shapes = match batch.route {
+        Route::Embeddings => lines.iter().map(|line| PackShape::of(line.body_text()?)).collect(),
+        _ => Vec::new(),
+    };
     let names: Vec<Arc<str>> = tables.models.iter().map(|name| Arc::from(name.as_str())).collect();
     let models: Option<Vec<Arc<str>>> =
         entries.iter().map(|entry| names.get(usize::from(entry.model)).cloned()).collect();
@@ -109,6 +122,7 @@ pub(super) async fn load(
         held,
         models: models.context("the plan names a model that it does not list")?,
         done,
+        shapes,
     }))
 }
 

@@ -117,7 +117,8 @@ impl Dispatch {
         // While no endpoint is up nothing is short, but what is urgent is claimed all the same: it is first when one is
         // back.
         let capacity = self.core.capacity();
-        let wanted = (capacity * WINDOWS_AHEAD).max(REQUESTS_AHEAD.min(capacity * 64));
+        let in_calls = capacity * self.core.pack_max();
+        let wanted = (in_calls * WINDOWS_AHEAD).max(REQUESTS_AHEAD.min(capacity * 64));
         let is_short =
             self.core.unsent() < wanted && self.lines_len < self.ctx.config.dispatch.memory_len / 2;
         if !is_short && !self.claims.is_urgent_due {
@@ -170,7 +171,7 @@ impl Dispatch {
 
     pub(super) fn on_claimed(&mut self, loaded: Option<Loaded>) {
         self.claims.on_answer(loaded.is_some());
-        let Some(Loaded { held, models, done }) = loaded else { return };
+        let Some(Loaded { held, models, done, shapes }) = loaded else { return };
         let batch = &held.batch;
         let is_anybody_up = self.core.capacity() > 0;
         if is_anybody_up && !models.iter().any(|model| self.core.is_model_served(model)) {
@@ -186,7 +187,7 @@ impl Dispatch {
             timeout: batch.options.timeout,
         };
         let is_done = done.len() == held.entries.len();
-        let slot = self.core.open(terms, NewChunk { models, done });
+        let slot = self.core.open(terms, NewChunk { models, done, shapes });
         self.lines_len += held.lines_len;
         self.by_lease.insert(held.lease.token, slot);
         self.ctx.live.set(&held.batch.id, held.lease.chunk, held.tally);

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use overnight_domain::dispatch::{Dispatcher, EndpointNumber, EndpointSettings, Health};
 use overnight_domain::engine_facts::EngineFacts;
 use overnight_domain::limits::WINDOW_DEFAULT;
+use overnight_domain::pack::PackLimits;
 use overnight_domain::time::UnixTime;
 use overnight_domain::window::first_window;
 use overnight_engine::{EndpointConfig, Engine};
@@ -91,15 +92,28 @@ impl Endpoint {
             (None, Some(facts)) => first_window(facts),
             (None, None) => WINDOW_DEFAULT,
         };
-        EndpointSettings { window, models: self.served() }
+        let (pack_limits, _) = self.pack_limits(self.facts.as_ref());
+        EndpointSettings { window, models: self.served(), pack_limits }
     }
 
-    /// Keeps what the engine told. The window that follows, when nobody set one and the engine is not the one that it was
-    /// before, or has another capacity.
-    pub(super) fn note_facts(&mut self, facts: EngineFacts) -> Option<u32> {
+    /// Keeps what the engine told, with what its owner should know of his own settings. Gives how much one call to it
+    /// may carry; and the window that follows, when nobody set one and the engine is not the one that it was before, or
+    /// has another capacity.
+    pub(super) fn note_facts(&mut self, mut facts: EngineFacts) -> (PackLimits, Option<u32>) {
+        let (limits, notices) = self.pack_limits(Some(&facts));
+        let known = self.facts.as_ref().map_or(&[][..], |facts| &facts.notices);
+        for notice in notices.iter().filter(|notice| !known.contains(notice)) {
+            tracing::warn!(endpoint = self.config.name, "{notice}");
+        }
+        facts.notices.extend(notices);
         let window = first_window(&facts);
         let before = self.facts.replace(facts).as_ref().map(first_window);
-        (self.config.window.is_none() && before != Some(window)).then_some(window)
+        let is_new = self.config.window.is_none() && before != Some(window);
+        (limits, is_new.then_some(window))
+    }
+
+    fn pack_limits(&self, facts: Option<&EngineFacts>) -> (PackLimits, Vec<String>) {
+        PackLimits::of(self.config.inputs_per_call, self.config.tokens_per_call, facts)
     }
 
     /// Every name that a request may use for a model of this endpoint.

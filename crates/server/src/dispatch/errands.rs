@@ -138,8 +138,9 @@ impl Dispatch {
         self.claims.on_facts(number);
         match result {
             Ok(facts) => {
-                let endpoint = &mut self.endpoints[number.index()];
-                if let Some(window) = endpoint.note_facts(facts) {
+                let (limits, window) = self.endpoints[number.index()].note_facts(facts);
+                self.core.set_pack_limits(number, limits);
+                if let Some(window) = window {
                     self.core.set_window(number, window);
                 }
             }

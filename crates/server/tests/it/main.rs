@@ -9,5 +9,6 @@ mod disk;
 mod garbage;
 mod harness;
 mod model;
+mod packing;
 mod smoke;
 mod stuck;

@@ -1,0 +1,161 @@
+//! Packs: which requests travel in one call, and what becomes of them when the call fails.
+//!
+//! A pack is a call like any other: one place in the window, one token. Its requests are of one chunk. When it ends in
+//! something that a request could have caused, nobody is charged: its requests are sent again by halves, and what one
+//! of them does alone is its own.
+
+use std::time::Duration;
+
+use crate::fault::Fault;
+use crate::limits::PACK_LEN_MAX;
+use crate::pack::{PackLimits, PackShape};
+use crate::several::Several;
+
+use super::chunk::OpenChunk;
+use super::{ChunkSlot, Dispatcher, EndpointNumber, Flight, Followup, Past, RequestSlot};
+
+/// The requests of one call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pack {
+    pub chunk: ChunkSlot,
+    /// Their places in the chunk's plan order.
+    pub ordinals: Several<u32>,
+}
+
+impl Pack {
+    pub const fn alone(request: RequestSlot) -> Self {
+        Self { chunk: request.chunk, ordinals: Several::one(request.ordinal) }
+    }
+
+    pub const fn first(&self) -> RequestSlot {
+        RequestSlot { chunk: self.chunk, ordinal: self.ordinals.first }
+    }
+
+    pub fn requests(&self) -> impl DoubleEndedIterator<Item = RequestSlot> {
+        let chunk = self.chunk;
+        self.ordinals.iter().map(move |ordinal| RequestSlot { chunk, ordinal: *ordinal })
+    }
+}
+
+impl Past {
+    /// With how many requests it may share a call, itself included.
+    pub(super) fn pack_max(&self) -> u32 {
+        // What was charged to it alone is answered for alone.
+        if self.attempts > 0 { 1 } else { self.halved_to.unwrap_or(u32::MAX) }
+    }
+}
+
+/// What a call may still take.
+struct Room {
+    requests: u32,
+    inputs: u32,
+    tokens: u64,
+    len: u64,
+}
+
+impl Room {
+    fn beside(first: &PackShape, limits: PackLimits, requests_max: u32) -> Self {
+        Self {
+            requests: requests_max - 1,
+            inputs: limits.inputs.saturating_sub(first.inputs),
+            tokens: limits.tokens.saturating_sub(u64::from(first.tokens)),
+            len: PACK_LEN_MAX.saturating_sub(u64::from(first.len)),
+        }
+    }
+
+    const fn is_full(&self) -> bool {
+        self.requests == 0 || self.inputs == 0
+    }
+
+    fn take(&mut self, shape: &PackShape) -> bool {
+        let (tokens, len) = (u64::from(shape.tokens), u64::from(shape.len));
+        let fits =
+            !self.is_full() && shape.inputs <= self.inputs && tokens <= self.tokens && len <= self.len;
+        if fits {
+            self.requests -= 1;
+            self.inputs -= shape.inputs;
+            self.tokens -= tokens;
+            self.len -= len;
+        }
+        fits
+    }
+}
+
+impl Dispatcher {
+    pub fn set_pack_limits(&mut self, number: EndpointNumber, limits: PackLimits) {
+        self.endpoints[number.index()].pack_limits = limits;
+    }
+
+    /// How many requests one call may be, wherever it goes; 1 while nothing is open that could be packed.
+    pub fn pack_max(&self) -> usize {
+        if !self.chunks.values().any(OpenChunk::has_shapes) {
+            return 1;
+        }
+        let in_use = self.endpoints.iter().filter(|endpoint| endpoint.is_in_use());
+        in_use.map(|endpoint| endpoint.pack_limits.inputs as usize).max().unwrap_or(1).max(1)
+    }
+
+    /// Who travels with the request that was picked: first those that wait to be sent again, then fresh ones.
+    pub(super) fn fill(&self, number: EndpointNumber, first: RequestSlot) -> Pack {
+        let mut pack = Pack::alone(first);
+        let limits = self.endpoints[number.index()].pack_limits;
+        let chunk = &self.chunks[&first.chunk];
+        let Some(shape) = chunk.shape_of(first.ordinal).filter(|_| limits.inputs > 1) else {
+            return pack;
+        };
+        let pack_max = |ordinal: u32| {
+            let past = self.pasts.get(&RequestSlot { chunk: first.chunk, ordinal });
+            past.map_or(u32::MAX, Past::pack_max)
+        };
+        let requests_max = pack_max(first.ordinal);
+        // Those of a pack that failed keep among themselves: others would only share their trouble.
+        let is_halved = requests_max < u32::MAX;
+        let mut room = Room::beside(shape, limits, requests_max);
+        let others = &mut pack.ordinals.others;
+        for ordinal in chunk.ready.iter().copied().filter(|ordinal| *ordinal != first.ordinal) {
+            if room.is_full() {
+                return pack;
+            }
+            let max = pack_max(ordinal);
+            let is_alike = (max < u32::MAX) == is_halved && others.len() as u64 + 2 <= u64::from(max);
+            let other = chunk.shape_of(ordinal).filter(|other| is_alike && other.key == shape.key);
+            if other.is_some_and(|other| room.take(other)) {
+                others.push(ordinal);
+            }
+        }
+        if !is_halved {
+            let fresh = chunk.fresh_of_model(first.ordinal).filter(|ordinal| *ordinal != first.ordinal);
+            others.extend(fresh.take_while(|ordinal| {
+                let other = chunk.shape_of(*ordinal).filter(|other| other.key == shape.key);
+                other.is_some_and(|other| room.take(other))
+            }));
+        }
+        pack
+    }
+
+    /// A pack has ended in what one of its requests may have caused. Nobody is charged before it stands alone.
+    pub(super) fn halve_after(&mut self, flight: &Flight, fault: &Fault, now: Duration) -> Followup {
+        let waited = now.saturating_sub(flight.sent_at);
+        let endpoint = &mut self.endpoints[flight.endpoint.index()];
+        match fault {
+            Fault::Refused { .. } | Fault::TooLongPrompt { .. } => endpoint.on_answer(now, waited),
+            Fault::Timeout { .. } => endpoint.on_timeout(waited),
+            _ => {}
+        }
+        self.halve(&flight.pack);
+        Followup::Again
+    }
+
+    /// Back to the head of their chunk, to be sent by halves.
+    pub(super) fn halve(&mut self, pack: &Pack) {
+        let Some(chunk) = self.chunks.get_mut(&pack.chunk) else { return };
+        let half = (pack.ordinals.len() as u32).div_ceil(2);
+        for request in pack.requests().rev() {
+            self.pasts.entry(request).or_default().halved_to = Some(half);
+            chunk.ready.push_front(request.ordinal);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
