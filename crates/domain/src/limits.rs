@@ -103,6 +103,10 @@ pub const FINALIZE_BUCKET_REQUESTS: u64 = 1 << 20;
 pub const FILES_PAGE_MAX: usize = 10_000;
 pub const BATCHES_PAGE_MAX: usize = 100;
 pub const BATCHES_PAGE_DEFAULT: usize = 20;
+/// The overview: unfinished batches, ended ones, and failed requests. One refresh of the page takes milliseconds then.
+pub const OVERVIEW_UNFINISHED_MAX: usize = 100;
+pub const OVERVIEW_ENDED_MAX: usize = 20;
+pub const OVERVIEW_FAILURES_MAX: usize = 12;
 pub const RESULTS_PAGE_MAX: usize = 10_000;
 pub const RESULTS_PAGE_DEFAULT: usize = 1_000;
 /// A page of results ends when it holds this much, whatever its limit.

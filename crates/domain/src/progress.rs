@@ -60,6 +60,68 @@ impl Pace {
     }
 }
 
+/// A step of the course at first. It doubles whenever the steps are used up.
+const COURSE_STEP: Duration = Duration::from_secs(2);
+const COURSE_STEPS_MAX: usize = 120;
+/// Seventeen hours then fit: a night, and the evening before it. What is older is forgotten.
+const COURSE_STEP_MAX: Duration = Duration::from_secs(512);
+
+/// How much was done in each step of time since the beginning. The steps grow with the time, so that a minute and a
+/// night both fit into a few numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Course {
+    step: Duration,
+    /// Of steps that are over, the oldest first.
+    counts: VecDeque<u64>,
+    /// When the step that runs began, and how much was done before it.
+    began: Duration,
+    before: u64,
+}
+
+impl Default for Course {
+    fn default() -> Self {
+        Self { step: COURSE_STEP, counts: VecDeque::new(), began: Duration::ZERO, before: 0 }
+    }
+}
+
+impl Course {
+    /// `done` only ever grows. What came within a long silence counts for its first step.
+    pub fn observe(&mut self, now: Duration, done: u64) {
+        while now.saturating_sub(self.began) >= self.step {
+            self.counts.push_back(done.saturating_sub(self.before));
+            self.before = self.before.max(done);
+            self.began += self.step;
+            if self.counts.len() > COURSE_STEPS_MAX {
+                self.make_room();
+            }
+        }
+    }
+
+    pub fn step(&self) -> Duration {
+        self.step
+    }
+
+    pub fn counts(&self) -> impl Iterator<Item = u64> + '_ {
+        self.counts.iter().copied()
+    }
+
+    fn make_room(&mut self) {
+        if self.step >= COURSE_STEP_MAX {
+            self.counts.pop_front();
+            return;
+        }
+        // The newest becomes the first half of the step that runs.
+        if self.counts.len() % 2 == 1 {
+            let newest = self.counts.pop_back().unwrap_or_default();
+            self.before -= newest;
+            self.began -= self.step;
+        }
+        self.step *= 2;
+        let (left, right) = (self.counts.iter().step_by(2), self.counts.iter().skip(1).step_by(2));
+        self.counts = left.zip(right).map(|(left, right)| left + right).collect();
+    }
+}
+
 fn rate_between(from: (Duration, u64), to: (Duration, u64)) -> Option<f64> {
     let span = to.0.saturating_sub(from.0).as_secs_f64();
     (span > 0.0).then(|| to.1.saturating_sub(from.1) as f64 / span)
@@ -93,6 +155,35 @@ mod tests {
         }
         let eta = pace.eta(1_000).unwrap();
         assert!(eta.soonest < eta.expected && eta.expected < eta.latest, "{eta:?}");
+    }
+
+    #[test]
+    fn a_course_says_what_was_done_when_and_stays_short() {
+        for seconds_seen in [1_u64, 7, 240, 241, 243, 1_000, 5_000, 61_000] {
+            let mut course = Course::default();
+            for second in 0..=seconds_seen {
+                course.observe(seconds(second), second.min(1_000) * 10);
+            }
+            let counts: Vec<u64> = course.counts().collect();
+            assert!(counts.len() <= COURSE_STEPS_MAX, "{}", counts.len());
+            assert!(counts.len() >= COURSE_STEPS_MAX / 2 || seconds_seen < 240, "{}", counts.len());
+            // Whole steps only, and together they reach up to now.
+            let span = course.step().as_secs() * counts.len() as u64;
+            assert!(span <= seconds_seen && seconds_seen - span < course.step().as_secs());
+            assert_eq!(counts.iter().sum::<u64>(), span.min(1_000) * 10, "{seconds_seen}");
+        }
+    }
+
+    #[test]
+    fn a_course_forgets_what_is_older_than_a_night() {
+        let mut course = Course::default();
+        course.observe(seconds(10), 70);
+        course.observe(seconds(1_000_000), 70);
+        assert_eq!(course.step(), COURSE_STEP_MAX);
+        assert_eq!(course.counts().sum::<u64>(), 0);
+        course.observe(seconds(1_000_000 + 512), 100);
+        assert_eq!(course.counts().sum::<u64>(), 30);
+        assert_eq!(course.counts().count(), COURSE_STEPS_MAX);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::counters::Counters;
 use crate::disk::Disk;
 use crate::endpoint_names::EndpointNames;
 use crate::endpoints::Endpoints;
+use crate::failures::Failures;
 use crate::holds::Holds;
 use crate::live::Live;
 use crate::pace::Paces;
@@ -31,6 +32,7 @@ pub(crate) struct Context {
     pub(crate) started_at: UnixTime,
     pub(crate) bell: Bell,
     pub(crate) live: Live,
+    pub(crate) failures: Failures,
     pub(crate) endpoints: Endpoints,
     pub(crate) holds: Holds,
     pub(crate) endpoint_names: EndpointNames,

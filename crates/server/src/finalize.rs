@@ -113,6 +113,7 @@ async fn close(ctx: &Arc<Context>, batch: Batch, pulse: &Pulse) -> anyhow::Resul
         failed = closed.tally.failed, took = ?started.elapsed(), "ended"
     );
     ctx.live.forget(&closed.id);
+    ctx.failures.forget(&closed.id);
     let (log, id) = (ctx.log.clone(), closed.id.clone());
     blocking(move || log.remove_series(&id)).await?;
     if let Some(plan) = &closed.plan_blob {

@@ -15,6 +15,7 @@ mod disk;
 mod dispatch;
 mod endpoint_names;
 mod endpoints;
+mod failures;
 mod finalize;
 #[cfg(test)]
 mod fuzz;

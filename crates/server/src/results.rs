@@ -23,6 +23,7 @@ use overnight_segment::{LogError, SeriesReader, StoredFrame};
 use crate::blobs::BlobError;
 use crate::blocking::blocking;
 use crate::context::Context;
+use crate::endpoint_names::EndpointNames;
 use manifest::Manifest;
 
 use index::{FAILED_LEN, FailedEntry, HEADER_LEN, IndexHeader, LINE_LEN, LinePlace};
@@ -372,30 +373,49 @@ async fn running_failed(
         let last = frames.last().filter(|_| is_full);
         let next = last
             .map(|last| Cursor { sequence: last.sequence + 1, hint: Some(last.next_position()) }.show());
-        let mut requests = Vec::with_capacity(frames.len());
-        for frame in &frames {
-            let header = &frame.header;
-            let (custom_id, error_message) = match reader.payload(frame.place) {
-                Ok(line) => describe(line),
-                // Its request runs again before the batch ends.
-                Err(LogError::Damaged { .. }) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            requests.push(FailedRequest {
-                custom_id,
-                request_index: u64::from(header.index.0),
-                line: None,
-                error_type: kind_name(header.fault).to_owned(),
-                error_message,
-                status_code: (header.status > 0).then_some(header.status),
-                attempts: header.attempts,
-                last_at: header.started_at.plus(header.duration),
-                endpoint: names.name(header.endpoint).map(str::to_owned),
-            });
-        }
-        Ok(FailedPage { requests, next })
+        Ok(FailedPage { requests: failed_of(&mut reader, &names, &frames)?, next })
     };
     Ok(blocking(read).await?)
+}
+
+/// The failed requests of a running batch whose lines lie there.
+pub(crate) async fn failed_at(
+    ctx: &Context,
+    batch: &BatchId,
+    frames: Vec<StoredFrame>,
+) -> anyhow::Result<Vec<FailedRequest>> {
+    let mut reader = SeriesReader::open(&ctx.segments, batch);
+    let names = ctx.endpoint_names.clone();
+    blocking(move || failed_of(&mut reader, &names, &frames)).await
+}
+
+fn failed_of(
+    reader: &mut SeriesReader,
+    names: &EndpointNames,
+    frames: &[StoredFrame],
+) -> anyhow::Result<Vec<FailedRequest>> {
+    let mut requests = Vec::with_capacity(frames.len());
+    for frame in frames {
+        let header = &frame.header;
+        let (custom_id, error_message) = match reader.payload(frame.place) {
+            Ok(line) => describe(line),
+            // Its request runs again before the batch ends.
+            Err(LogError::Damaged { .. }) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        requests.push(FailedRequest {
+            custom_id,
+            request_index: u64::from(header.index.0),
+            line: None,
+            error_type: kind_name(header.fault).to_owned(),
+            error_message,
+            status_code: (header.status > 0).then_some(header.status),
+            attempts: header.attempts,
+            last_at: header.started_at.plus(header.duration),
+            endpoint: names.name(header.endpoint).map(str::to_owned),
+        });
+    }
+    Ok(requests)
 }
 
 /// The custom id and the message of an error line.

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -30,6 +31,7 @@ use crate::disk::Disk;
 use crate::dispatch::{self, CommitInbox, Endpoint, Parts, recover_live};
 use crate::endpoint_names::EndpointNames;
 use crate::endpoints::Endpoints;
+use crate::failures::Failures;
 use crate::holds::Holds;
 use crate::live::Live;
 use crate::pace::Paces;
@@ -53,12 +55,23 @@ pub(crate) async fn serve(config: Config, announcer: Announcer) -> anyhow::Resul
     let ctx = node.ctx.clone();
     node.spawn("api", |pulse| api::serve(ctx, listener, pulse));
     announcer.ready();
-    tracing::info!(%address, "serving");
+    tracing::info!(%address, page = page_of(address), "serving");
     let stop = node.ctx.stop.clone();
     tokio::select! {
         ended = node.finish() => ended,
         failed = stop_on_signal(stop, &announcer) => failed,
     }
+}
+
+/// Where a browser on this machine finds the page. No browser goes to "every address".
+fn page_of(mut address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    format!("http://{address}/")
 }
 
 /// The first signal stops in good order, the second at once. Returns only when signals cannot be had.
@@ -135,6 +148,7 @@ impl Node {
             holds: Holds::new(bell.clone()),
             bell,
             live: Live::default(),
+            failures: Failures::default(),
             endpoints: Endpoints::default(),
             endpoint_names,
             counters: Counters::default(),
@@ -291,4 +305,21 @@ where
         let _ = ended.send(result);
     })?;
     outcome.await.with_context(|| format!("the thread `{name}` panicked"))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_has_an_address_that_a_browser_can_open() {
+        for (listen, page) in [
+            ("127.0.0.1:8642", "http://127.0.0.1:8642/"),
+            ("192.168.1.7:80", "http://192.168.1.7:80/"),
+            ("0.0.0.0:8642", "http://127.0.0.1:8642/"),
+            ("[::]:8642", "http://[::1]:8642/"),
+        ] {
+            assert_eq!(page_of(listen.parse().unwrap()), page);
+        }
+    }
 }

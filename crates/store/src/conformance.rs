@@ -33,7 +33,8 @@ macro_rules! conformance_cases {
                 key_without_repeat_creates_again, key_of_refused_or_deleted_batch_is_free;
             batches: visible_to_its_tenant_only, listed_newest_first_in_pages, every_event_in_every_state,
                 kept_in_every_member, planned_with_its_chunks, empty_plan_is_an_error, changed_by_a_patch,
-                children_are_found, open_chunks_are_those_begun_and_not_done, queue_in_numbers;
+                children_are_found, open_chunks_are_those_begun_and_not_done, queue_in_numbers,
+                queue_of_one_tenant;
             claims: in_the_order_of_the_queue, parked_chunks_first, paused_and_excepted_are_skipped,
                 only_before_a_batch, active_batches_are_limited, higher_priority_passes_the_limit,
                 nothing_to_claim;

@@ -353,6 +353,8 @@ pub trait Store: Send + Sync + 'static {
     // The queue: what the server's own duties ask, over all tenants.
     /// Batches in one of the states, in the order of the queue: higher priority first, then older.
     async fn queue(&self, states: &[BatchState], limit: usize) -> Result<Vec<BatchWithOpenChunks>>;
+    /// The unfinished batches of one tenant, in the order of the queue.
+    async fn queue_of(&self, tenant: &TenantId, limit: usize) -> Result<Page<BatchWithOpenChunks>>;
     /// Batches that are finalizing, expiring or cancelling and of which nobody holds a chunk: ready to be closed.
     async fn closable(&self, limit: usize) -> Result<Vec<Batch>>;
     /// A batch of any tenant.

@@ -234,6 +234,10 @@ impl Store for ModelStore {
         Ok(self.state().queue(states, limit))
     }
 
+    async fn queue_of(&self, tenant: &TenantId, limit: usize) -> Result<Page<BatchWithOpenChunks>> {
+        Ok(self.state().queue_of(tenant, limit))
+    }
+
     async fn closable(&self, limit: usize) -> Result<Vec<Batch>> {
         Ok(self.state().closable(limit))
     }

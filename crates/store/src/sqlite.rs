@@ -213,6 +213,11 @@ impl Store for SqliteStore {
         self.0.read(move |db| queue::queue(db, &states, limit)).await
     }
 
+    async fn queue_of(&self, tenant: &TenantId, limit: usize) -> Result<Page<BatchWithOpenChunks>> {
+        let tenant = tenant.clone();
+        self.0.read(move |db| queue::queue_of(db, &tenant, limit)).await
+    }
+
     async fn closable(&self, limit: usize) -> Result<Vec<Batch>> {
         self.0.read(move |db| queue::closable(db, limit)).await
     }

@@ -88,6 +88,7 @@ impl Harness {
             holds: crate::holds::Holds::new(bell.clone()),
             bell,
             live: crate::live::Live::default(),
+            failures: crate::failures::Failures::default(),
             endpoints: crate::endpoints::Endpoints::default(),
             endpoint_names: crate::endpoint_names::EndpointNames::default(),
             counters: crate::counters::Counters::default(),

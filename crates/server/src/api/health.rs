@@ -43,11 +43,17 @@ impl Wellness {
 
 /// `GET /health`
 pub(super) async fn health(State(ctx): State<Arc<Context>>) -> Response {
+    let (status, body) = report(&ctx).await;
+    (status, Json(body)).into_response()
+}
+
+/// How the server is, and whether that is good.
+pub(super) async fn report(ctx: &Context) -> (StatusCode, Value) {
     let now = clock::now();
-    let queue = queue(&ctx).await;
-    let worker = worker(&ctx, now).await;
+    let queue = queue(ctx).await;
+    let worker = worker(ctx, now).await;
     let endpoints = ctx.endpoints.view();
-    let (status, reasons) = judge(&ctx, queue.as_ref(), &worker, &endpoints);
+    let (status, reasons) = judge(ctx, queue.as_ref(), &worker, &endpoints);
     let limits = &ctx.config.limits;
     let unfinished = queue.as_ref().map(unfinished);
     let body = json!({
@@ -77,7 +83,7 @@ pub(super) async fn health(State(ctx): State<Arc<Context>>) -> Response {
         "disk": {"free_bytes": ctx.disk.free(), "full": ctx.disk.is_full()},
         "engines": endpoints,
     });
-    (status.code(), Json(body)).into_response()
+    (status.code(), body)
 }
 
 /// `GET /health/live`: the process turns.

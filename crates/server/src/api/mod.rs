@@ -22,6 +22,8 @@ mod lists;
 mod models;
 mod multipart;
 mod openapi;
+mod overview;
+mod page;
 mod receive;
 mod request_id;
 mod results;
@@ -100,6 +102,7 @@ fn routes() -> Routes {
         .add(Method::GET, "/v1/batches/{id}/results", get(results::results))
         .add(Method::GET, "/v1/batches/{id}/failed", get(results::failed))
         .add(Method::GET, "/v1/batches/{id}/manifest", get(results::manifest))
+        .add(Method::GET, "/v1/overview", get(overview::overview))
         .add(Method::GET, "/v1/models", get(models::list))
         .add(Method::GET, "/v1/models/{*id}", get(models::retrieve))
         .add(Method::GET, "/health", get(health::health))
@@ -110,6 +113,8 @@ fn routes() -> Routes {
 /// Routes that need no key.
 fn open_routes() -> Routes {
     Routes::default()
+        .add(Method::GET, "/", get(page::index))
+        .add(Method::GET, "/page/{name}", get(page::part))
         .add(Method::GET, "/health/live", get(health::live))
         .add(Method::GET, "/health/ready", get(health::ready))
         .add(Method::GET, "/openapi.json", get(openapi::openapi))

@@ -109,7 +109,10 @@ impl Dispatch {
             let header = &durable.frame.header;
             match header.outcome {
                 Outcome::Completed => add(&counters.requests_completed, 1),
-                Outcome::Failed => add(&counters.requests_failed, 1),
+                Outcome::Failed => {
+                    add(&counters.requests_failed, 1);
+                    self.ctx.failures.note(&durable.batch, durable.frame);
+                }
             }
             add(&counters.input_tokens, header.usage.input_tokens);
             add(&counters.output_tokens, header.usage.output_tokens);

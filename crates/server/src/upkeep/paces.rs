@@ -3,6 +3,7 @@
 use overnight_domain::batch::BatchState;
 
 use crate::context::Context;
+use crate::counters::get;
 
 /// Batches whose pace is watched: those that run, and a few that may be next.
 const WATCHED: usize = 16;
@@ -18,5 +19,7 @@ pub(super) async fn observe(ctx: &Context) -> anyhow::Result<()> {
         })
         .collect();
     ctx.paces.observe(&done);
+    let counters = &ctx.counters;
+    ctx.paces.observe_whole(get(&counters.requests_completed) + get(&counters.requests_failed));
     Ok(())
 }

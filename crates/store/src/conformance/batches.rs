@@ -299,6 +299,28 @@ pub(super) async fn open_chunks_are_those_begun_and_not_done(store: &dyn Store) 
     Ok(())
 }
 
+pub(super) async fn queue_of_one_tenant(store: &dyn Store) -> Result<()> {
+    create(store, batch(1)).await?;
+    let mut urgent = batch(2);
+    urgent.options.priority = 5;
+    let urgent = start(store, urgent, 2).await?;
+    create(store, Batch { tenant: stranger(), ..batch(3) }).await?;
+    create(store, batch(4)).await?;
+    create(store, batch(5)).await?;
+    store.reject_batch(&batch_id(4), Vec::new(), at(5)).await?;
+    take_and_begin(store, 1).await?;
+    let all = store.queue_of(&owner(), 9).await?;
+    assert_eq!(ids(&all.rows), [&batch_id(2), &batch_id(1), &batch_id(5)]);
+    assert!(!all.has_more);
+    assert_eq!(all.rows[0].batch.state, urgent.state);
+    assert_eq!(all.rows[0].open, [ChunkNumber(0)]);
+    let first = store.queue_of(&owner(), 2).await?;
+    assert_eq!(ids(&first.rows), [&batch_id(2), &batch_id(1)]);
+    assert!(first.has_more);
+    assert_eq!(ids(&store.queue_of(&stranger(), 9).await?.rows), [&batch_id(3)]);
+    Ok(())
+}
+
 pub(super) async fn queue_in_numbers(store: &dyn Store) -> Result<()> {
     assert_eq!(store.queue_view().await?, QueueView::default());
     create(store, batch(1)).await?;

@@ -4,10 +4,10 @@ use std::cmp::Reverse;
 
 use overnight_domain::batch::{Batch, BatchState};
 use overnight_domain::chunk::Lease;
-use overnight_domain::ids::{BatchId, ChunkNumber};
+use overnight_domain::ids::{BatchId, ChunkNumber, TenantId};
 
 use super::{BatchEntry, ChunkEntry, State};
-use crate::{BatchWithOpenChunks, ClaimQuery, Claimed, QueueView};
+use crate::{BatchWithOpenChunks, ClaimQuery, Claimed, Page, QueueView};
 
 /// Its place in the order of the queue: higher priority first, then older, then by id.
 fn place(batch: &Batch) -> impl Ord + use<'_> {
@@ -28,6 +28,16 @@ impl State {
             .take(limit)
             .map(|entry| self.with_open_chunks(entry.batch.clone()))
             .collect()
+    }
+
+    pub(super) fn queue_of(&self, tenant: &TenantId, limit: usize) -> Page<BatchWithOpenChunks> {
+        let rows = self
+            .in_order()
+            .into_iter()
+            .filter(|entry| entry.batch.tenant == *tenant && !entry.batch.state.is_terminal())
+            .map(|entry| self.with_open_chunks(entry.batch.clone()))
+            .collect();
+        Page::cut(rows, limit)
     }
 
     pub(super) fn closable(&self, limit: usize) -> Vec<Batch> {

@@ -1,4 +1,4 @@
-//! The queue over all tenants: what comes next, what can be closed, and how much there is.
+//! The queue, mostly over all tenants: what comes next, what can be closed, and how much there is.
 //!
 //! The order of the queue is priority first, then age, then id.
 
@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 
 use overnight_domain::batch::{Batch, BatchState};
 use overnight_domain::chunk::Lease;
-use overnight_domain::ids::{BatchId, ChunkNumber};
+use overnight_domain::ids::{BatchId, ChunkNumber, TenantId};
 use rusqlite::{Connection, OptionalExtension, Result as SqlResult, named_params, params};
 
 use super::{batches, chunks, values};
-use crate::{BatchWithOpenChunks, ClaimQuery, Claimed, QueueView, Result};
+use crate::{BatchWithOpenChunks, ClaimQuery, Claimed, Page, QueueView, Result};
 
 pub(super) fn queue(
     db: &Connection,
@@ -27,6 +27,23 @@ pub(super) fn queue(
     .into_iter()
     .map(|batch| batches::with_open_chunks(db, batch))
     .collect()
+}
+
+pub(super) fn queue_of(
+    db: &Connection,
+    tenant: &TenantId,
+    limit: usize,
+) -> Result<Page<BatchWithOpenChunks>> {
+    let rows = batches::select(
+        db,
+        "SELECT * FROM batches
+         WHERE tenant = ?1 AND state IN ('validating', 'in_progress', 'finalizing', 'expiring', 'cancelling')
+         ORDER BY priority DESC, created_at, id LIMIT ?2",
+        params![tenant.as_str(), values::limit(limit.saturating_add(1))],
+    )?;
+    let page = Page::cut(rows, limit);
+    let rows = page.rows.into_iter().map(|batch| batches::with_open_chunks(db, batch));
+    Ok(Page { rows: rows.collect::<Result<_>>()?, has_more: page.has_more })
 }
 
 pub(super) fn closable(db: &Connection, limit: usize) -> Result<Vec<Batch>> {

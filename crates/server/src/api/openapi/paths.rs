@@ -221,6 +221,15 @@ fn batch_results() -> Vec<Described> {
 
 fn server() -> Vec<Described> {
     vec![
+        (
+            Method::GET,
+            "/v1/overview",
+            Operation::json(
+                "overview",
+                "What the page at `/` shows: the server, its engines, batches and failures.",
+                "Overview",
+            ),
+        ),
         (Method::GET, "/v1/models", Operation::json("listModels", "What is served.", "ModelList")),
         (
             Method::GET,
@@ -238,6 +247,12 @@ fn server() -> Vec<Described> {
             Method::GET,
             "/health/ready",
             Operation::json("ready", "Whether work would be taken; 503 if not.", "Readiness"),
+        ),
+        (Method::GET, "/", Operation::bytes("page", "The page for people.", "text/html")),
+        (
+            Method::GET,
+            "/page/{name}",
+            Operation::bytes("pagePart", "Scripts and style of the page.", "text/plain"),
         ),
         (Method::GET, "/metrics", Operation::bytes("metrics", "Figures for Prometheus.", "text/plain")),
         (Method::GET, "/openapi.json", Operation::json("openapi", "This document.", "Document")),

@@ -52,6 +52,7 @@ pub(super) fn schemas() -> Value {
         ]),
     });
     all["Health"] = health();
+    all["Overview"] = overview();
     all["WorkerHealth"] = object(&[
         ("status", choice(&["healthy", "unhealthy"])),
         ("reason", or_null(text())),
@@ -238,6 +239,34 @@ fn failed_request() -> Value {
         ("created_at", integer()),
         ("endpoint", or_null(text())),
         ("retried_by", or_null(text())),
+    ])
+}
+
+fn overview() -> Value {
+    let rate = object(&[
+        ("per_second", or_null(number())),
+        ("step_seconds", integer()),
+        ("steps", array(integer())),
+    ]);
+    let failure = object(&[
+        ("batch", text()),
+        ("custom_id", text()),
+        ("error_type", text()),
+        ("error_message", text()),
+        ("status_code", or_null(integer())),
+        ("failed_at", integer()),
+        ("endpoint", or_null(text())),
+    ]);
+    object(&[
+        ("object", choice(&["overview"])),
+        ("now_ms", integer()),
+        ("tenant", text()),
+        ("admin", flag()),
+        ("health", reference("Health")),
+        ("rate", rate),
+        ("unfinished", reference("BatchList")),
+        ("ended", reference("BatchList")),
+        ("failures", array(failure)),
     ])
 }
 

@@ -101,6 +101,7 @@ async fn answers_are_as_described() {
     check("FileList", &harness.get("/v1/files").await.ok());
     check("ModelList", &harness.get("/v1/models").await.ok());
     check("Health", &harness.get("/health").await.ok());
+    check("Overview", &harness.get("/v1/overview").await.ok());
     check("WorkerHealth", &harness.get("/health/worker").await.ok());
     check("Liveness", &harness.get("/health/live").await.ok());
     check("Readiness", &harness.get("/health/ready").await.ok());
