@@ -1,5 +1,7 @@
-//! Overnight as a service of the machine: what its manager is told while we run.
+//! Overnight as a service of the machine: its unit for systemd, and what its manager is told while we run.
 
 mod announcer;
+pub(crate) mod install;
+pub(crate) mod unit;
 
 pub(crate) use announcer::Announcer;

@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use clap::Args;
 use serde_json::json;
 
 use super::Ending;
 use super::screen::Screen;
 use crate::config::keys::SETTINGS;
-use crate::config::{self, Environment, FlagValue, Origins, Sources};
+use crate::config::{self, Environment, FILE_NAME, FlagValue, Origins, Sources};
 
 /// Show the configuration, each value with where it came from
 #[derive(Debug, Args)]
@@ -29,7 +29,7 @@ pub(super) struct Config {
 }
 
 /// Flags that are settings.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Configuration")]
 pub(super) struct ConfigOptions {
     /// The configuration [default: overnight.toml, when it is there]
@@ -97,6 +97,33 @@ impl ConfigOptions {
         config.database = folder.join("overnight.db");
         config.blobs = folder.join("blobs");
         Ok((config, log))
+    }
+
+    /// The flags as they would be typed in any folder: paths are absolute. The file that is read because it lies in the
+    /// working directory is named.
+    pub(super) fn to_arguments(&self) -> anyhow::Result<Vec<String>> {
+        let absolute = |path: &Path| {
+            let path = std::path::absolute(path)?;
+            path.into_os_string().into_string().map_err(|path| anyhow!("{} is no text", path.display()))
+        };
+        let here = Path::new(FILE_NAME);
+        let config = self.config.as_deref().or_else(|| here.exists().then_some(here));
+        let values = [
+            ("--config", config.map(absolute).transpose()?),
+            ("--listen", self.listen.clone()),
+            ("--data", self.data.as_deref().map(|data| absolute(Path::new(data))).transpose()?),
+            ("--profile", self.profile.clone()),
+            ("--log", self.log.clone()),
+        ];
+        let mut arguments = Vec::new();
+        for (flag, value) in values {
+            arguments.extend(value.into_iter().flat_map(|value| [flag.to_owned(), value]));
+        }
+        arguments.extend(self.insecure.then(|| "--insecure".to_owned()));
+        for (flag, values) in [("--engine", &self.engine), ("--set", &self.set)] {
+            arguments.extend(values.iter().flat_map(|value| [flag.to_owned(), value.clone()]));
+        }
+        Ok(arguments)
     }
 
     pub(super) fn load(self, environment: &Environment) -> anyhow::Result<(config::Config, Origins)> {

@@ -10,6 +10,7 @@ mod completions;
 mod config;
 mod download;
 mod failed;
+mod install;
 mod list;
 mod meter;
 mod pause;

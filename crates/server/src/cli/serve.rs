@@ -5,6 +5,7 @@ use clap::Args;
 
 use super::Ending;
 use super::config::ConfigOptions;
+use super::install::InstallOptions;
 use crate::config::Environment;
 use crate::service::Announcer;
 
@@ -17,15 +18,21 @@ Examples:
   overnight serve
   overnight serve --engine http://127.0.0.1:8000/v1
   overnight serve --listen 127.0.0.1:9000 --data /big/disk --profile server
+  overnight serve --engine http://127.0.0.1:8000/v1 --install     as a service of systemd
 
 Exit codes: 0 stopped, 1 failure, 2 usage, 70 a part of it was stuck, 130 ended at once by a second signal.")]
 pub(super) struct Serve {
     #[command(flatten)]
     options: ConfigOptions,
+    #[command(flatten)]
+    install: InstallOptions,
 }
 
 impl Serve {
     pub(super) fn run(self, environment: &Environment) -> anyhow::Result<Ending> {
+        if self.install.is_asked() {
+            return self.install.run(&self.options, environment);
+        }
         let (config, _) = self.options.load(environment)?;
         start_logging(&config.log)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -30,6 +30,20 @@ impl Environment {
         Self(pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
 
+    /// With the variables of a service's file: one `NAME=value` a line, as systemd reads them. Those of the file win.
+    pub(crate) fn with_lines(&self, text: &str) -> Self {
+        let mut all = self.0.clone();
+        for line in text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';'])) {
+            if let Some((name, value)) = line.split_once('=') {
+                let value = value.trim();
+                let unquoted = |quote: char| value.strip_prefix(quote)?.strip_suffix(quote);
+                let value = unquoted('"').or_else(|| unquoted('\'')).unwrap_or(value);
+                all.insert(name.trim().to_owned(), value.to_owned());
+            }
+        }
+        Self(all)
+    }
+
     /// A variable that is set to nothing counts as not set.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
@@ -50,6 +64,16 @@ impl Environment {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_lines_of_a_file_win() {
+        let environment = Environment::from_pairs([("A", "1"), ("B", "2")]);
+        let with = environment.with_lines("# A=3\nB = 'four'\nno line\n;C=5\nC=\"six=6\"\n");
+        assert_eq!(
+            (with.get("A"), with.get("B"), with.get("C")),
+            (Some("1"), Some("four"), Some("six=6"))
+        );
+    }
 
     #[test]
     fn only_settings_of_ours_are_listed() {

@@ -25,7 +25,7 @@ use super::{
 };
 
 /// The file that is read when none is named.
-const FILE_NAME: &str = "overnight.toml";
+pub(crate) const FILE_NAME: &str = "overnight.toml";
 const DATA: &str = "overnight-data";
 const LISTEN: &str = "127.0.0.1:8642";
 /// What profile `server` keeps files for; contract and habit say 30 days.

@@ -20,6 +20,7 @@ use overnight_domain::limits::AdmissionLimits;
 use overnight_engine::EngineKind;
 
 pub use environment::Environment;
+pub(crate) use load::FILE_NAME;
 pub use load::{ConfigError, FlagValue, Origins, Shown, Sources, load};
 pub use value::Origin;
 

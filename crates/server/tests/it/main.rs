@@ -10,5 +10,6 @@ mod garbage;
 mod harness;
 mod model;
 mod packing;
+mod service;
 mod smoke;
 mod stuck;
