@@ -240,6 +240,7 @@ impl Dispatcher {
         let endpoint = &mut self.endpoints[flight.endpoint.index()];
         endpoint.on_answer(now, now.saturating_sub(flight.sent_at));
         self.watch_outcome(flight.pack.first(), None);
+        self.note_answered(&flight);
         let Flight { pack: Pack { chunk, ordinals }, endpoint, sent_at, .. } = flight;
         let record = |ordinal| self.record(RequestSlot { chunk, ordinal }, endpoint, sent_at);
         Some(ordinals.map(record))

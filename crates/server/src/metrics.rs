@@ -85,7 +85,7 @@ fn endpoints(ctx: &Context, page: &mut Page) {
         let is_up = view.state == EndpointState::Up;
         page.one("overnight_endpoint_up", &[("endpoint", &view.name)], u8::from(is_up));
     }
-    page.head("overnight_inflight_requests", "gauge", "Requests in flight at the endpoint.");
+    page.head("overnight_inflight_requests", "gauge", "Calls in flight at the endpoint.");
     for view in &views {
         page.one("overnight_inflight_requests", &[("endpoint", &view.name)], view.in_flight);
     }

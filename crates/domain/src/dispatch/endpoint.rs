@@ -12,6 +12,7 @@ use crate::patience::{Deadline, backoff};
 use crate::window::Window;
 
 use super::Pack;
+use super::packing::Packing;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointNumber(pub u16);
@@ -61,7 +62,7 @@ pub(super) struct Endpoint {
     pub(super) deadline: Deadline,
     pub(super) health: Health,
     /// How much one call to it may carry.
-    pub(super) pack_limits: PackLimits,
+    pub(super) packing: Packing,
     pub(super) in_flight: u32,
     models: Option<Vec<String>>,
     /// Why nothing may be sent to it, whatever its health.
@@ -85,7 +86,7 @@ impl Endpoint {
             window: Window::new(settings.window),
             deadline: Deadline::default(),
             health: Health::Up,
-            pack_limits: settings.pack_limits,
+            packing: Packing::new(settings.pack_limits),
             in_flight: 0,
             models: settings.models,
             withheld: None,

@@ -2,12 +2,13 @@
 //!
 //! A pack is a call like any other: one place in the window, one token. Its requests are of one chunk. When it ends in
 //! something that a request could have caused, nobody is charged: its requests are sent again by halves, and what one
-//! of them does alone is its own.
+//! of them does alone is its own. An engine that fails one pack after the other is sent smaller ones: it has a limit of
+//! which it does not tell.
 
 use std::time::Duration;
 
 use crate::fault::Fault;
-use crate::limits::PACK_LEN_MAX;
+use crate::limits::{PACK_LEN_MAX, PACKS_ANSWERED_RECOVER, PACKS_FAILED_MAX};
 use crate::pack::{PackLimits, PackShape};
 use crate::several::Several;
 
@@ -42,6 +43,52 @@ impl Past {
     pub(super) fn pack_max(&self) -> u32 {
         // What was charged to it alone is answered for alone.
         if self.attempts > 0 { 1 } else { self.halved_to.unwrap_or(u32::MAX) }
+    }
+}
+
+/// How much one call to an endpoint may carry: what was set, as far as it has proved right.
+#[derive(Debug)]
+pub(super) struct Packing {
+    set: PackLimits,
+    /// Calls with more inputs failed one after the other.
+    ceiling: Option<u32>,
+    failed_in_a_row: u32,
+    answered_in_a_row: u32,
+}
+
+impl Packing {
+    pub(super) const fn new(set: PackLimits) -> Self {
+        Self { set, ceiling: None, failed_in_a_row: 0, answered_in_a_row: 0 }
+    }
+
+    fn set(&mut self, limits: PackLimits) {
+        if limits != self.set {
+            *self = Self::new(limits);
+        }
+    }
+
+    fn limits(&self) -> PackLimits {
+        PackLimits { inputs: self.ceiling.unwrap_or(u32::MAX).min(self.set.inputs), ..self.set }
+    }
+
+    fn on_failure(&mut self, inputs: u32) {
+        self.answered_in_a_row = 0;
+        self.failed_in_a_row += 1;
+        if self.failed_in_a_row >= PACKS_FAILED_MAX {
+            self.failed_in_a_row = 0;
+            self.ceiling = Some((inputs.min(self.limits().inputs) / 2).max(1));
+        }
+    }
+
+    /// Now and then more is tried again.
+    fn on_answer(&mut self) {
+        self.failed_in_a_row = 0;
+        let Some(ceiling) = self.ceiling else { return };
+        self.answered_in_a_row += 1;
+        if self.answered_in_a_row >= PACKS_ANSWERED_RECOVER {
+            self.answered_in_a_row = 0;
+            self.ceiling = Some(ceiling.saturating_mul(2)).filter(|ceiling| *ceiling < self.set.inputs);
+        }
     }
 }
 
@@ -83,7 +130,12 @@ impl Room {
 
 impl Dispatcher {
     pub fn set_pack_limits(&mut self, number: EndpointNumber, limits: PackLimits) {
-        self.endpoints[number.index()].pack_limits = limits;
+        self.endpoints[number.index()].packing.set(limits);
+    }
+
+    /// The most inputs that a call is sent with now, where it is less than what was set: larger ones failed.
+    pub fn pack_ceiling(&self, number: EndpointNumber) -> Option<u32> {
+        self.endpoints[number.index()].packing.ceiling
     }
 
     /// How many requests one call may be, wherever it goes; 1 while nothing is open that could be packed.
@@ -92,13 +144,13 @@ impl Dispatcher {
             return 1;
         }
         let in_use = self.endpoints.iter().filter(|endpoint| endpoint.is_in_use());
-        in_use.map(|endpoint| endpoint.pack_limits.inputs as usize).max().unwrap_or(1).max(1)
+        in_use.map(|endpoint| endpoint.packing.set.inputs as usize).max().unwrap_or(1).max(1)
     }
 
     /// Who travels with the request that was picked: first those that wait to be sent again, then fresh ones.
     pub(super) fn fill(&self, number: EndpointNumber, first: RequestSlot) -> Pack {
         let mut pack = Pack::alone(first);
-        let limits = self.endpoints[number.index()].pack_limits;
+        let limits = self.endpoints[number.index()].packing.limits();
         let chunk = &self.chunks[&first.chunk];
         let Some(shape) = chunk.shape_of(first.ordinal).filter(|_| limits.inputs > 1) else {
             return pack;
@@ -133,6 +185,18 @@ impl Dispatcher {
         pack
     }
 
+    /// A call was answered that could have been a pack, or was one.
+    pub(super) fn note_answered(&mut self, flight: &Flight) {
+        let Some(chunk) = self.chunks.get(&flight.pack.chunk).filter(|chunk| chunk.has_shapes()) else {
+            return;
+        };
+        let first = flight.pack.first();
+        let is_plain = self.pasts.get(&first).is_none_or(|past| past.pack_max() == u32::MAX);
+        if is_plain && chunk.shape_of(first.ordinal).is_some() {
+            self.endpoints[flight.endpoint.index()].packing.on_answer();
+        }
+    }
+
     /// A pack has ended in what one of its requests may have caused. Nobody is charged before it stands alone.
     pub(super) fn halve_after(&mut self, flight: &Flight, fault: &Fault, now: Duration) -> Followup {
         let waited = now.saturating_sub(flight.sent_at);
@@ -141,6 +205,16 @@ impl Dispatcher {
             Fault::Refused { .. } | Fault::TooLongPrompt { .. } => endpoint.on_answer(now, waited),
             Fault::Timeout { .. } => endpoint.on_timeout(waited),
             _ => {}
+        }
+        // What is halved already tells of its requests, not of the engine.
+        let first = flight.pack.first();
+        if self.pasts.get(&first).is_none_or(|past| past.halved_to.is_none())
+            && let Some(chunk) = self.chunks.get(&flight.pack.chunk)
+        {
+            let ordinals = flight.pack.ordinals.iter();
+            let inputs =
+                ordinals.filter_map(|ordinal| chunk.shape_of(*ordinal)).map(|shape| shape.inputs);
+            self.endpoints[flight.endpoint.index()].packing.on_failure(inputs.sum());
         }
         self.halve(&flight.pack);
         Followup::Again

@@ -145,6 +145,25 @@ fn limits_are_what_was_asked_for_as_far_as_the_engine_takes_it() {
 }
 
 proptest! {
+    /// Whatever an engine answers, what comes out of it are JSON objects, or nothing.
+    #[test]
+    fn damaged_answers_are_refused_or_whole(at in 0_usize..200, byte: u8, cut in 0_usize..200) {
+        let answer = r#"{"object":"list","data":[{"index":1,"embedding":[1.5]},{"embedding":[0.5],"index":0}],"model":"m","usage":{"prompt_tokens":7}}"#;
+        let mut bytes = answer.as_bytes().to_vec();
+        let place = at % bytes.len();
+        bytes[place] = byte;
+        bytes.truncate(bytes.len() - if cut < 100 { 0 } else { cut % bytes.len() });
+        if let Ok(text) = std::str::from_utf8(&bytes)
+            && let Ok(lines) = unpack(text, &[share(1, 1), share(1, 2)])
+        {
+            prop_assert_eq!(lines.len(), 2);
+            for line in values(lines) {
+                prop_assert_eq!(line["data"].as_array().map(Vec::len), Some(1));
+                prop_assert_eq!(&line["data"][0]["index"], &json!(0));
+            }
+        }
+    }
+
     /// What is packed and answered comes back to whom it belongs, whatever the order of the answer.
     #[test]
     fn answers_find_their_requests(

@@ -112,6 +112,18 @@ impl Endpoint {
         (limits, is_new.then_some(window))
     }
 
+    /// What it told, and what was found out about the calls that it takes.
+    fn facts_with_ceiling(&self, ceiling: Option<u32>) -> Option<EngineFacts> {
+        let mut facts = self.facts.clone()?;
+        facts.notices.extend(ceiling.map(|ceiling| {
+            format!(
+                "calls with more than {ceiling} inputs failed one after the other, so no larger ones are sent; if the \
+                 engine takes no more, set `inputs_per_call = {ceiling}`"
+            )
+        }));
+        Some(facts)
+    }
+
     fn pack_limits(&self, facts: Option<&EngineFacts>) -> (PackLimits, Vec<String>) {
         PackLimits::of(self.config.inputs_per_call, self.config.tokens_per_call, facts)
     }
@@ -146,7 +158,7 @@ impl Endpoint {
             window,
             in_flight,
             last_answer_at: self.last_answer_at,
-            facts: self.facts.clone(),
+            facts: self.facts_with_ceiling(core.pack_ceiling(number)),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Many embedding lines in one call of the engine: what comes out is what single calls would have brought.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use overnight_sim::{Embeddings, Latency, Script};
 use serde::Deserialize;
@@ -162,6 +162,13 @@ fn a_limit_that_nobody_knew_of_is_met_by_halves() {
     let (batch, packed) = run(&server, &texts(200));
     assert_eq!(batch["request_counts"], json!({"total": 200, "completed": 200, "failed": 0}));
     assert_eq!(packed.answers.len(), 200);
+    let started = Instant::now();
+    let is_told =
+        || server.get("/health").is_some_and(|health| health.text().contains("set `inputs_per_call = "));
+    while !is_told() {
+        assert!(started.elapsed() < PATIENCE, "{}", server.get("/health").unwrap().text());
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]

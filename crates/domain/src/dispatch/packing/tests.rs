@@ -114,6 +114,50 @@ fn closing_a_chunk_forgets_its_packs() {
     assert_eq!((dispatcher.in_flight(), dispatcher.unsent()), (0, 0));
 }
 
+#[test]
+fn an_engine_that_fails_pack_after_pack_is_sent_smaller_ones() {
+    let mut dispatcher = packing(&[1], 32, 100_000);
+    dispatcher.open(terms(1, 0, 4_000), embeddings(std::iter::repeat_n(shape(1, 1, 1), 4_000)));
+    // It takes ten inputs, and does not tell.
+    let (mut refused_calls, mut calls, mut done) = (0, 0, 0);
+    while done < 4_000 {
+        let send = dispatcher.next(at(0)).expect("one after the other");
+        calls += 1;
+        if send.pack.ordinals.len() > 10 {
+            refused_calls += 1;
+            assert_eq!(dispatcher.faulted(send.token, refused("too many"), at(0)), Followup::Again);
+        } else {
+            done += dispatcher.answered(send.token, at(0)).expect("known").len();
+        }
+    }
+    // 32 and 16 three times each before it is known, their halves, and now and then a new trial.
+    assert!(refused_calls <= 20, "{refused_calls} of {calls} calls were refused");
+    assert!(calls <= 4_000 / 8 + 40, "{calls} calls");
+    assert_eq!(dispatcher.pack_ceiling(EndpointNumber(0)), Some(8));
+    dispatcher.set_pack_limits(EndpointNumber(0), PackLimits { inputs: 10, tokens: 1_000 });
+    assert_eq!(dispatcher.pack_ceiling(EndpointNumber(0)), None, "what is set anew counts");
+}
+
+#[test]
+fn packs_grow_again_when_what_failed_them_is_over() {
+    let mut dispatcher = packing(&[1], 8, 100_000);
+    dispatcher.open(terms(1, 0, 5_000), embeddings(std::iter::repeat_n(shape(1, 1, 1), 5_000)));
+    let mut failures = 9;
+    let mut sizes = Vec::new();
+    while let Some(send) = dispatcher.next(at(0)) {
+        sizes.push(send.pack.ordinals.len());
+        if failures > 0 && send.pack.ordinals.len() > 1 {
+            failures -= 1;
+            dispatcher.faulted(send.token, refused("bad night"), at(0));
+        } else {
+            dispatcher.answered(send.token, at(0)).expect("known");
+        }
+    }
+    assert!(sizes.iter().any(|size| *size < 8));
+    assert_eq!((dispatcher.pack_ceiling(EndpointNumber(0)), dispatcher.unsent()), (None, 0));
+    assert_eq!(sizes[sizes.len() - 2], 8);
+}
+
 /// Runs a chunk to its end in front of an engine that fails every call with a poisoned request in it. Returns who has
 /// failed, how often each was charged, and the number of calls.
 fn run(
