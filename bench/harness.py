@@ -1,4 +1,4 @@
-"""What both benches need: programs, the stand-in, the server, its API, and what the system says of a process.
+"""What the benches need: programs, the stand-in, the server, its API, and what the system says of a process.
 
 Standard library only. Everything runs in a temporary folder and ends by its process id.
 """
@@ -37,11 +37,13 @@ def program(name):
     return str(TARGET / "release" / name)
 
 
-def make_input(path, requests, length, directive=None):
+def make_input(path, requests, length, directive=None, route=None):
     """An input file of the stand-in's generator, the same every time."""
     command = [program("overnight-sim"), "make", "--requests", str(requests), "--len", str(length)]
     if directive:
         command += ["--directive", directive]
+    if route:
+        command += ["--route", route]
     with open(path, "wb") as out:
         subprocess.run(command, stdout=out, check=True)
 
@@ -95,11 +97,11 @@ class Sim(Process):
 
 
 class Server(Process):
-    def __init__(self, folder, sim, window=64, files=None, profile="desktop"):
+    def __init__(self, folder, sim, window=64, files=None, profile="desktop", engine=""):
         self.data = folder / "data"
         config = folder / "overnight.toml"
         config.write_text(
-            f'[[engine]]\nname = "sim"\nkind = "openai"\nurl = "http://{sim.address}/v1"\nconcurrency = {window}\n'
+            f'[[engine]]\nname = "sim"\nkind = "openai"\nurl = "http://{sim.address}/v1"\nconcurrency = {window}\n{engine}'
         )
         self.port = free_port()
         command = [program("overnight"), "serve", "--config", str(config), "--data", str(self.data)]
@@ -159,8 +161,8 @@ class Server(Process):
             sys.exit(f"upload: {status} {answer[:500].decode(errors='replace')}")
         return json.loads(answer)["id"]
 
-    def create(self, file):
-        body = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    def create(self, file, route="/v1/chat/completions"):
+        body = {"input_file_id": file, "endpoint": route, "completion_window": "24h"}
         return self.json("POST", "/v1/batches", body | {"overnight": {"large": True}})["id"]
 
     def watch(self, batch, every=0.01, limit=3600.0):
