@@ -4,6 +4,7 @@
 //! the caller wrote.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -21,8 +22,8 @@ pub struct Request<'a> {
     pub model: Option<Cow<'a, str>>,
     /// The raw JSON of what the prompt begins with: equal beginnings share an engine's prefix cache.
     pub prompt: Option<&'a str>,
-    /// The raw JSON of engine options that force a reload when they differ (Ollama's `options`).
-    pub reload_options: Option<&'a str>,
+    /// What of the engine's options forces a reload when it differs ([`reload_options`]).
+    pub reload_options: Option<String>,
     /// How many inputs an embedding request has; 1 elsewhere.
     pub inputs: u64,
 }
@@ -135,10 +136,39 @@ impl<'a> Request<'a> {
             body: raw.get(),
             model: body.model.and_then(text_of).or_else(|| rules.default_model.map(Cow::Borrowed)),
             prompt: prompt.flatten(),
-            reload_options: body.options.map(RawValue::get).filter(|options| *options != "null"),
+            reload_options: body.options.and_then(|options| reload_options(options.get())),
             inputs,
         }
     }
+}
+
+/// Ollama's options that belong to a loaded model (the `Runner` of its `api/types.go`, with those of older versions): a
+/// request with another value makes it load the model anew. All other options cost nothing to change.
+const RELOAD_OPTIONS: [&str; 12] = [
+    "num_ctx",
+    "num_batch",
+    "num_gpu",
+    "main_gpu",
+    "use_mmap",
+    "num_thread",
+    "numa",
+    "low_vram",
+    "f16_kv",
+    "logits_all",
+    "vocab_only",
+    "use_mlock",
+];
+
+/// The options in an `options` object that force a reload, in one form however they were written; none where there are
+/// none.
+pub fn reload_options(options: &str) -> Option<String> {
+    let options: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(options).ok()?;
+    let told = RELOAD_OPTIONS.iter().filter_map(|name| {
+        let value = options.get(*name)?.get();
+        (value != "null").then(|| format!("{name}={value}"))
+    });
+    let told: Vec<String> = told.collect();
+    (!told.is_empty()).then(|| told.join(" "))
 }
 
 /// A line that was validated before, taken apart again: its custom id and its body.

@@ -130,7 +130,7 @@ fn read_count(value: &str) -> u64 {
 }
 
 /// Calls `visit` for each member of the one object that `text` must be.
-fn each_member<'text>(
+pub(crate) fn each_member<'text>(
     text: &'text str,
     visit: impl FnMut(&str, &'text RawValue),
 ) -> serde_json::Result<()> {

@@ -12,6 +12,7 @@ use crate::answer;
 use crate::client::{ERROR_LEN_MAX, REFUSAL_LEN_MAX};
 use crate::engine::Answer;
 use crate::reply::{BodyEnd, Reply};
+use crate::secret::Secret;
 
 /// An engine that asks for more is asked again all the same.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60 * 60);
@@ -23,12 +24,18 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 pub(crate) fn read_answer(route: Route, reply: Reply, answer_len_max: u64) -> Result<Answer, Fault> {
     let (head, body) = read_success(reply, answer_len_max)?;
+    let answer = read_answer_body(route, &body)?;
+    let request_id = head.get(REQUEST_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
+    Ok(Answer { request_id, ..answer })
+}
+
+/// The answer that a body of the route's shape is.
+pub(crate) fn read_answer_body(route: Route, body: &Bytes) -> Result<Answer, Fault> {
     let start = body.len() - body.trim_ascii_start().len();
     let body = body.slice(start..start + body.trim_ascii().len());
     let reading = answer::read(route, &body)
         .map_err(|reason| Fault::Garbage { detail: format!("{reason} in `{}`", shorten(&body)) })?;
-    let request_id = head.get(REQUEST_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
-    Ok(Answer { status: 200, body, usage: reading.usage, model: reading.model, request_id })
+    Ok(Answer { status: 200, body, usage: reading.usage, model: reading.model, request_id: None })
 }
 
 pub(crate) fn read_models(reply: Reply, answer_len_max: u64) -> Result<Vec<String>, Fault> {
@@ -65,7 +72,7 @@ pub(crate) fn read_success(reply: Reply, answer_len_max: u64) -> Result<(HeaderM
 }
 
 /// The status alone decides, even where the body was cut off: the engine has said no.
-fn read_failure(reply: &Reply) -> Fault {
+pub(crate) fn read_failure(reply: &Reply) -> Fault {
     let status = reply.head.status.as_u16();
     let headers = &reply.head.headers;
     let body = |len_max: u64| reply.body[..reply.body.len().min(len_max as usize)].to_vec();
@@ -84,6 +91,17 @@ fn read_failure(reply: &Reply) -> Fault {
     }
 }
 
+/// Some engines repeat a key that they do not accept.
+pub(crate) fn hide_key(key: Option<&Secret>, mut fault: Fault) -> Fault {
+    if let (Some(key), Fault::Misconfigured { detail, .. } | Fault::Busy { detail, .. }) =
+        (key, &mut fault)
+        && detail.contains(key.expose())
+    {
+        *detail = detail.replace(key.expose(), "[secret]");
+    }
+    fault
+}
+
 /// Seconds, with a fraction or not, or a date. A date is measured against the engine's own clock, which the answer tells
 /// in `Date`: ours may differ by more than the wait. Without one, it says nothing.
 fn read_retry_after(headers: &HeaderMap) -> Option<Duration> {
@@ -99,7 +117,8 @@ fn read_retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(until.duration_since(now).unwrap_or_default().min(RETRY_AFTER_MAX))
 }
 
-fn describe(body: &[u8]) -> String {
+/// What a body says of an error, in one line.
+pub(crate) fn describe(body: &[u8]) -> String {
     match answer::read_error(body) {
         Some(message) => shorten(message.as_bytes()),
         None => shorten(body),

@@ -46,7 +46,11 @@ async fn ask(port: u16, longest: Duration) -> Option<Found> {
     // A question that nobody answers must not cost what the others have brought.
     config.probe_timeout = longest.mul_f64(0.8);
     let facts = OpenAi::new(&config).ok()?.facts().await.ok()?;
-    Some(Found { name: name_of(facts.flavour).to_owned(), kind: EngineKind::OpenAi, url, facts })
+    let (kind, url) = match facts.flavour {
+        Flavour::Ollama => (EngineKind::Ollama, url.trim_end_matches("/v1").to_owned()),
+        _ => (EngineKind::OpenAi, url),
+    };
+    Some(Found { name: name_of(facts.flavour).to_owned(), kind, url, facts })
 }
 
 /// What endpoints are called that have no name of their own.

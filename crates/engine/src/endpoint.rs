@@ -18,6 +18,8 @@ use crate::secret::Secret;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EngineKind {
     OpenAi,
+    /// Ollama's own routes.
+    Ollama,
 }
 
 impl EngineKind {
@@ -25,6 +27,7 @@ impl EngineKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::OpenAi => "openai",
+            Self::Ollama => "ollama",
         }
     }
 }
@@ -48,6 +51,8 @@ pub struct EndpointConfig {
     pub idle_max: Duration,
     /// The longest answer that is taken, in bytes.
     pub answer_len_max: u64,
+    /// The context that is asked for where a request does not say, with engines that take one.
+    pub num_ctx: Option<u32>,
     /// Answers over a megabyte that are read at once; others of that length wait on the wire.
     pub long_answers_max: usize,
 }
@@ -71,6 +76,7 @@ impl EndpointConfig {
             idle_max: Duration::from_secs(60),
             // As long as a request line may be: room for 500 embeddings of 4,096 numbers.
             answer_len_max: 16 * 1024 * 1024,
+            num_ctx: None,
             // 128 MiB of the longest ones.
             long_answers_max: 8,
         }
@@ -89,6 +95,7 @@ impl fmt::Debug for EndpointConfig {
             .field("connect_timeout", &self.connect_timeout)
             .field("probe_timeout", &self.probe_timeout)
             .field("idle_max", &self.idle_max)
+            .field("num_ctx", &self.num_ctx)
             .field("answer_len_max", &self.answer_len_max)
             .field("long_answers_max", &self.long_answers_max)
             .finish()

@@ -21,6 +21,7 @@ mod endpoint;
 mod engine;
 mod facts;
 mod flavour;
+mod ollama;
 mod openai;
 mod patience;
 mod pool;
@@ -34,6 +35,7 @@ mod tls;
 pub use discovery::{Found, USUAL_PORTS, discover};
 pub use endpoint::{EndpointConfig, EndpointError, EngineKind};
 pub use engine::{Answer, Attempt, Call, Engine};
+pub use ollama::Ollama;
 pub use openai::OpenAi;
 pub use secret::Secret;
 
@@ -41,5 +43,6 @@ pub use secret::Secret;
 pub fn connect(kind: EngineKind, config: &EndpointConfig) -> Result<Arc<dyn Engine>, EndpointError> {
     Ok(match kind {
         EngineKind::OpenAi => Arc::new(OpenAi::new(config)?),
+        EngineKind::Ollama => Arc::new(Ollama::new(config)?),
     })
 }

@@ -98,15 +98,8 @@ impl OpenAi {
         classify::read_answer(call.route, reply, self.answer_len_max)
     }
 
-    /// Some engines repeat a key that they do not accept.
-    fn hide_key(&self, mut fault: Fault) -> Fault {
-        if let (Some(key), Fault::Misconfigured { detail, .. } | Fault::Busy { detail, .. }) =
-            (&self.api_key, &mut fault)
-            && detail.contains(key.expose())
-        {
-            *detail = detail.replace(key.expose(), "[secret]");
-        }
-        fault
+    fn hide_key(&self, fault: Fault) -> Fault {
+        classify::hide_key(self.api_key.as_ref(), fault)
     }
 }
 

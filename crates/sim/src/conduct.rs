@@ -11,6 +11,7 @@ use crate::answer::{BadRequest, Question, write_answer};
 use crate::calls::{InFlight, Ledger, body_key, marker_key};
 use crate::directive::{Directive, Outcome};
 use crate::lists::count_inputs;
+use crate::ollama::Runner;
 use crate::request::model_of;
 use crate::script::{Embeddings, Rule, Script, When};
 use crate::steps::{Step, push_status, steps_of};
@@ -24,6 +25,7 @@ pub(crate) struct Active {
     /// Requests that came to each rule.
     seen: Vec<AtomicU64>,
     slots: Option<Arc<Semaphore>>,
+    pub(crate) ollama: Runner,
     default_model: String,
 }
 
@@ -55,6 +57,7 @@ impl Active {
             slots: script
                 .slots
                 .map(|slots| Arc::new(Semaphore::new(slots.clamp(1, Semaphore::MAX_PERMITS)))),
+            ollama: Runner::new(&script.ollama),
             default_model: quoted[1..quoted.len() - 1].to_owned(),
             script,
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use overnight_domain::route::Route;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -18,7 +19,9 @@ use crate::calls::InFlight;
 use crate::conduct::{Active, Buffers, Conduct};
 use crate::control;
 use crate::engine::Shared;
+use crate::ollama::{self, Work};
 use crate::request::{Head, HeadError, Target};
+use crate::shape::Shape;
 use crate::steps::Step;
 use crate::wire::push_error_answer;
 
@@ -119,6 +122,11 @@ async fn answer(
                 return Ok(if head.keeps_alive { flow } else { Flow::End });
             }
         }
+        Target::Ollama(work) if active.script.shape == Shape::Ollama => {
+            let asked = socket.input.split_to(body.end).split_off(body.start).freeze();
+            let flow = answer_as_ollama(work, asked, socket, active, shared, buffers).await?;
+            return Ok(if head.keeps_alive { flow } else { Flow::End });
+        }
         target => {
             let body = &socket.input[body.clone()];
             control::answer(target, body, head.is_authorized, active, shared, &mut buffers.out);
@@ -130,6 +138,35 @@ async fn answer(
         socket.flush(&mut buffers.out).await?;
     }
     Ok(if head.keeps_alive { flow } else { Flow::End })
+}
+
+/// What the script and the request say goes first; what would be answered plainly is answered as Ollama does.
+async fn answer_as_ollama(
+    work: Work,
+    body: Bytes,
+    socket: &mut Socket,
+    active: &Active,
+    shared: &Shared,
+    buffers: &mut Buffers,
+) -> io::Result<Flow> {
+    let route = match work {
+        Work::Chat => Route::ChatCompletions,
+        Work::Generate => Route::Completions,
+        Work::Embed => Route::Embeddings,
+    };
+    let arrived = shared.ledger.enter();
+    let own_start = buffers.out.len();
+    let conduct = active.meet(route, &body, &arrived, &shared.ledger, buffers);
+    if !conduct.steps.is_empty() || !buffers.out[own_start..].starts_with(b"HTTP/1.1 200") {
+        return perform(conduct, arrived, socket, shared, &mut buffers.out).await;
+    }
+    buffers.out.truncate(own_start);
+    socket.flush(&mut buffers.out).await?;
+    let told = socket.watched(ollama::work(work, &body, conduct.delay, active)).await?;
+    told.push(&mut buffers.out);
+    socket.flush(&mut buffers.out).await?;
+    arrived.finish();
+    Ok(Flow::GoOn)
 }
 
 /// Waits for a slot, for the time the answer takes, and sends it; or whatever the steps say.

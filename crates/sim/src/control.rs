@@ -1,11 +1,13 @@
-//! What is not work: `/health`, `/v1/models`, and the engine's own `/sim/` routes.
+//! What is not work: `/health`, `/v1/models`, what an Ollama tells of itself, and the engine's own `/sim/` routes.
 
 use serde_json::{Value, json};
 
 use crate::conduct::Active;
 use crate::engine::Shared;
+use crate::ollama;
 use crate::request::Target;
 use crate::script::Script;
+use crate::shape::Shape;
 use crate::steps::push_status;
 use crate::wire::{push_error_answer, push_json_answer};
 
@@ -45,8 +47,15 @@ pub(crate) fn answer(
             shared.ledger.clear();
             push_json_answer(out, 200, "", b"{}");
         }
+        Target::OllamaTells(tell) if active.script.shape == Shape::Ollama => {
+            shared.ledger.probed();
+            match active.meet_probe() {
+                Some((status, directive)) => push_status(out, status, &directive, b"{}"),
+                None => ollama::tell(tell, body, active).push(out),
+            }
+        }
         Target::WrongMethod => push_error_answer(out, 405, "", "the method is not allowed here", None),
-        Target::Work(_) | Target::Unknown => {
+        Target::Work(_) | Target::Ollama(_) | Target::OllamaTells(_) | Target::Unknown => {
             push_error_answer(out, 404, "", "there is no such route", None);
         }
     }

@@ -147,6 +147,11 @@ impl Engine {
         self.shared.active().script.clone()
     }
 
+    /// How often a model was loaded, in the shape of Ollama, since the script was set.
+    pub fn loads(&self) -> usize {
+        self.shared.active().ollama.loads()
+    }
+
     pub fn calls(&self) -> CallsView {
         self.shared.ledger.view()
     }

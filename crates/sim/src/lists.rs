@@ -173,7 +173,7 @@ fn push_vector(out: &mut Vec<u8>, vector: &[f32], in_base64: bool) {
 }
 
 /// A vector of length one that a hash stands for.
-fn vector(hash: u64, len: usize) -> Vec<f32> {
+pub(crate) fn vector(hash: u64, len: usize) -> Vec<f32> {
     let mut state = hash;
     let mut numbers: Vec<f32> = (0..len)
         .map(|_| {

@@ -4,6 +4,8 @@ use memchr::memmem;
 use overnight_domain::route::Route;
 use serde::Deserialize;
 
+use crate::ollama::{Tell, Work};
+
 /// The head of a request, read once and kept until the body is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Head {
@@ -21,6 +23,9 @@ pub(crate) struct Head {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
     Work(Route),
+    /// Of Ollama's own routes.
+    Ollama(Work),
+    OllamaTells(Tell),
     Models,
     Health,
     ReadScript,
@@ -114,6 +119,13 @@ impl Target {
         let route = Route::ALL.into_iter().find(|route| route.path() == path);
         match (method, path, route) {
             ("POST", _, Some(route)) => Self::Work(route),
+            ("POST", "/api/chat", _) => Self::Ollama(Work::Chat),
+            ("POST", "/api/generate", _) => Self::Ollama(Work::Generate),
+            ("POST", "/api/embed", _) => Self::Ollama(Work::Embed),
+            ("GET", "/api/version", _) => Self::OllamaTells(Tell::Version),
+            ("GET", "/api/tags", _) => Self::OllamaTells(Tell::Tags),
+            ("GET", "/api/ps", _) => Self::OllamaTells(Tell::Ps),
+            ("POST", "/api/show", _) => Self::OllamaTells(Tell::Show),
             ("GET", "/v1/models", _) => Self::Models,
             ("GET", "/health", _) => Self::Health,
             ("GET", "/sim/script", _) => Self::ReadScript,

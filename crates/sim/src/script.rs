@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::directive::{Directive, Text};
+use crate::ollama::Ollama;
 use crate::shape::Shape;
 
 /// How the engine behaves. The default answers everything at once, as fast as it can.
@@ -13,6 +14,8 @@ use crate::shape::Shape;
 pub struct Script {
     /// Which engine it takes after.
     pub shape: Shape,
+    /// How an Ollama is set up; for its shape alone.
+    pub ollama: Ollama,
     /// What `GET /v1/models` lists.
     pub models: Vec<String>,
     /// Whether a request for a model that is not listed gets 404 `model_not_found`.
@@ -131,6 +134,7 @@ impl Default for Script {
     fn default() -> Self {
         Self {
             shape: Shape::OpenAi,
+            ollama: Ollama::default(),
             models: vec!["sim-model".to_owned()],
             strict_models: false,
             latency: Latency::None,

@@ -22,7 +22,7 @@ fn a_good_line_is_borrowed() {
     assert_eq!(request.custom_id, "a");
     assert_eq!(request.model.as_deref(), Some("m"));
     assert_eq!(request.prompt, Some(r#"[{"role":"user","content":"hi"}]"#));
-    assert_eq!(request.reload_options, Some(r#"{"num_ctx":8192}"#));
+    assert_eq!(request.reload_options.as_deref(), Some("num_ctx=8192"));
     assert!(request.body.ends_with(r#""x":1}"#));
 }
 
@@ -148,5 +148,19 @@ proptest::proptest! {
     #[test]
     fn no_json_makes_it_panic(text in r#"\{("(custom_id|method|url|body|model)":("[a-z\\\\]{0,4}"|[0-9]{1,3}|null|\{\}|\[\]),?){0,5}\}"#) {
         let _ = Request::parse(text.as_bytes(), RULES);
+    }
+}
+
+#[test]
+fn only_what_forces_a_reload_tells_requests_apart() {
+    let same = [
+        r#"{"num_ctx": 8192, "temperature": 0, "num_gpu": 99}"#,
+        r#"{"seed":1,"num_gpu":99,"num_ctx":8192,"use_mmap":null}"#,
+    ];
+    for options in same {
+        assert_eq!(reload_options(options).as_deref(), Some("num_ctx=8192 num_gpu=99"), "{options}");
+    }
+    for options in [r#"{"temperature":0.5,"stop":["a"]}"#, "{}", "null", "7", r#"{"num_ctx":null}"#] {
+        assert_eq!(reload_options(options), None, "{options}");
     }
 }

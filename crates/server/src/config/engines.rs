@@ -184,8 +184,18 @@ fn engine(reader: &mut Reader<'_>) -> Result<EngineConfig, ConfigError> {
         headers: reader.headers()?,
         models: reader.optional("models", Raw::list)?.unwrap_or_default(),
         aliases: reader.optional("aliases", Raw::map)?.unwrap_or_default(),
+        num_ctx: num_ctx(reader, kind)?,
         ..EngineConfig::at(name, kind, url)
     })
+}
+
+fn num_ctx(reader: &mut Reader<'_>, kind: EngineKind) -> Result<Option<u32>, ConfigError> {
+    let Some(Tokens(number)) = reader.optional("num_ctx", context_len)? else { return Ok(None) };
+    if kind != EngineKind::Ollama {
+        let why = "is for `kind = \"ollama\"`: other engines are started with their context";
+        return Err(reader.refused(&reader.table.origin, "num_ctx", why));
+    }
+    Ok(Some(number))
 }
 
 fn name(raw: &Raw) -> Result<String, String> {
@@ -201,11 +211,9 @@ fn kind(raw: &Raw) -> Result<EngineKind, String> {
     let kind = raw.text()?;
     match kind.as_str() {
         "openai" => Ok(EngineKind::OpenAi),
-        "ollama" => Err("`ollama` is not in this build yet: use `kind = \"openai\"` with Ollama's \
-             OpenAI address, as in `url = \"http://127.0.0.1:11434/v1\"`"
-            .to_owned()),
+        "ollama" => Ok(EngineKind::Ollama),
         _ => Err(format!(
-            "must be `openai`, not `{kind}`: vLLM, SGLang, llama.cpp, LM Studio and TEI all speak it"
+            "must be `openai` or `ollama`, not `{kind}`: vLLM, SGLang, llama.cpp, LM Studio and TEI all speak `openai`"
         )),
     }
 }
@@ -257,6 +265,16 @@ fn auto_or(raw: &Raw, max: u32) -> Result<AutoOr, String> {
     }
 }
 
+struct Tokens(u32);
+
+fn context_len(raw: &Raw) -> Result<Tokens, String> {
+    let number = raw.integer().ok().and_then(|number| u32::try_from(number).ok());
+    number
+        .filter(|number| *number > 0)
+        .map(Tokens)
+        .ok_or_else(|| "must be a number of tokens".to_owned())
+}
+
 trait ToShow {
     fn to_show(&self) -> String;
 }
@@ -276,6 +294,12 @@ impl ToShow for EngineKind {
 impl ToShow for bool {
     fn to_show(&self) -> String {
         self.to_string()
+    }
+}
+
+impl ToShow for Tokens {
+    fn to_show(&self) -> String {
+        self.0.to_string()
     }
 }
 

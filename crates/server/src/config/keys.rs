@@ -48,6 +48,7 @@ pub(crate) const ENGINE: &[&str] = &[
     "headers",
     "models",
     "aliases",
+    "num_ctx",
 ];
 
 /// Members of each `[[key]]`.

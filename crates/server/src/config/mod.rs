@@ -162,6 +162,8 @@ pub struct EngineConfig {
     pub models: Vec<String>,
     /// What people call a model -> what this engine calls it.
     pub aliases: Vec<(String, String)>,
+    /// The context that is asked for where a request does not say; of an Ollama.
+    pub num_ctx: Option<u32>,
 }
 
 impl EngineConfig {
@@ -178,6 +180,7 @@ impl EngineConfig {
             headers: Vec::new(),
             models: Vec::new(),
             aliases: Vec::new(),
+            num_ctx: None,
         }
     }
 }

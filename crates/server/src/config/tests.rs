@@ -232,8 +232,13 @@ fn engines_and_keys_are_refused_with_their_place() {
             "overnight.toml:5: unknown key `engine.modells`; did you mean `engine.models`",
         ),
         (
-            &engine.replace("\"openai\"", "\"ollama\""),
-            "use `kind = \"openai\"` with Ollama's OpenAI address",
+            &engine.replace("\"openai\"", "\"llama\""),
+            "`engine.kind` must be `openai` or `ollama`, not `llama`",
+        ),
+        (&format!("{engine}num_ctx = 8192"), "`engine.num_ctx` is for `kind = \"ollama\"`"),
+        (
+            &format!("{}num_ctx = 0", engine.replace("\"openai\"", "\"ollama\"")),
+            "`engine.num_ctx` must be a number of tokens",
         ),
         (
             &engine.replace("http://a/v1", "gpu0:8000"),

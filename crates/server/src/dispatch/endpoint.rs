@@ -63,6 +63,7 @@ impl Endpoint {
     pub(crate) fn new(config: &EngineConfig, ctx: &Context) -> anyhow::Result<Self> {
         let mut setup = EndpointConfig::new(config.name.clone(), config.url.clone());
         setup.api_key = config.api_key.as_ref().map(|key| overnight_engine::Secret::new(key.expose()));
+        setup.num_ctx = config.num_ctx;
         let limits = &ctx.config.dispatch;
         setup.answer_len_max = limits.answer_len_max;
         // Half of the budget, for all endpoints together, is for answers that nobody expected to be so long.

@@ -165,8 +165,13 @@ impl<'a> Validator<'a> {
             return Ok(());
         }
         let index = RequestIndex(index);
-        let key =
-            SortKey::new(self.batch.options.order, model, index, request.prompt, request.reload_options);
+        let key = SortKey::new(
+            self.batch.options.order,
+            model,
+            index,
+            request.prompt,
+            request.reload_options.as_deref(),
+        );
         let entry = PlanEntry {
             offset: line.offset,
             len: len as u32,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use overnight_sim::{Engine, Script};
+use overnight_sim::{Engine, Script, Shape};
 use serde_json::{Value, json};
 
 /// Longer than anything in a test takes on a busy machine; nothing waits for it to pass.
@@ -50,8 +50,12 @@ impl Server {
     /// Everything but the process.
     pub(crate) fn idle(setup: Setup) -> Self {
         let engine = Engine::start(setup.script).unwrap();
+        let (kind, path) = match engine.script().shape {
+            Shape::Ollama => ("ollama", ""),
+            _ => ("openai", "/v1"),
+        };
         let settings = format!(
-            "{}\n[[engine]]\nname = \"sim\"\nkind = \"openai\"\nurl = \"{}/v1\"\n{}\n",
+            "{}\n[[engine]]\nname = \"sim\"\nkind = \"{kind}\"\nurl = \"{}{path}\"\n{}\n",
             setup.settings,
             engine.url(),
             setup.engine

@@ -3,12 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod conformance;
+mod context;
 mod crash;
 mod damage;
 mod disk;
 mod garbage;
 mod harness;
 mod model;
+mod ollama;
 mod packing;
 mod service;
 mod smoke;

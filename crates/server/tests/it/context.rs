@@ -1,0 +1,141 @@
+//! Prompts that do not fit the context: error lines for them, and no answer to a prompt that was cut among the results.
+
+use overnight_sim::{Ollama, Script, Shape};
+use serde_json::{Value, json};
+
+use crate::harness::{Server, Setup, lines};
+
+const NUM_CTX: u64 = 2_048;
+/// What the stand-in says when it has not read all of a prompt.
+const CUT: &str = "an answer to a prompt that was cut";
+/// The stand-in's count for the messages of [`chat`] beside the words: the frame, and the marks of three messages.
+const AROUND: u64 = 3 + 3 * 4;
+
+fn start(version: &str) -> Server {
+    let ollama = Ollama {
+        version: version.to_owned(),
+        num_ctx: NUM_CTX,
+        parallel: 4,
+        answer_tokens: 1,
+        ..Ollama::default()
+    };
+    let script = Script { shape: Shape::Ollama, ollama, ..Script::default() };
+    Server::with(Setup { script, ..Setup::default() })
+}
+
+/// A conversation that counts exactly so many tokens: one a word for the stand-in, which a byte count cannot know.
+/// The oldest message is large, so that dropping it leaves a prompt that fits.
+fn chat(at: usize, tokens: u64) -> Value {
+    let words = tokens - AROUND;
+    let system = words / 10;
+    let first = words * 6 / 10;
+    let last = words - system - first;
+    let text = |count: u64, word: &str| format!("{word} ").repeat(count as usize);
+    json!({
+        "custom_id": format!("row-{at}"), "method": "POST", "url": "/v1/chat/completions",
+        "body": {"model": "sim-model", "messages": [
+            {"role": "system", "content": text(system, "sys")},
+            {"role": "user", "content": text(first, "some")},
+            {"role": "user", "content": text(last, if at.is_multiple_of(2) { "a" } else { "words" })},
+        ]},
+    })
+}
+
+/// One message: cut by the runner alone.
+fn question(at: usize, tokens: u64) -> Value {
+    let words = tokens - 3 - 4;
+    json!({
+        "custom_id": format!("row-{at}"), "method": "POST", "url": "/v1/chat/completions",
+        "body": {"model": "sim-model", "messages": [
+            {"role": "user", "content": "word ".repeat(words as usize)},
+        ]},
+    })
+}
+
+/// The lines of the output and of the error file.
+fn run(server: &Server, requests: &[Value]) -> (Vec<Value>, Vec<Value>) {
+    let input = requests.iter().map(|request| format!("{request}\n")).collect::<Vec<_>>().concat();
+    let id = server.create(&server.upload(input.as_bytes()));
+    let batch = server.wait_for_end_of(&id);
+    assert_eq!(batch["status"], "completed", "{batch}");
+    let output = lines(&server.content(&batch, "output_file_id"));
+    let errors = lines(&server.content(&batch, "error_file_id"));
+    assert_eq!(output.len() + errors.len(), requests.len());
+    (output, errors)
+}
+
+fn assert_none_is_cut(output: &[Value]) {
+    let cut: Vec<&Value> = output.iter().filter(|line| line.to_string().contains(CUT)).collect();
+    assert!(cut.is_empty(), "{} answers to prompts that were cut, such as {}", cut.len(), cut[0]);
+}
+
+fn ids(lines: &[Value]) -> Vec<&str> {
+    lines.iter().map(|line| line["custom_id"].as_str().unwrap()).collect()
+}
+
+fn fifty_among_a_thousand(version: &str) {
+    let server = start(version);
+    let is_long = |at: usize| at % 20 == 7;
+    let requests: Vec<Value> = (0..1_000)
+        .map(|at| {
+            let tokens = if is_long(at) { NUM_CTX * 3 / 2 } else { 100 + at as u64 % 500 };
+            if at % 40 < 20 { chat(at, tokens) } else { question(at, tokens) }
+        })
+        .collect();
+    let (output, errors) = run(&server, &requests);
+    assert_none_is_cut(&output);
+    let long: Vec<String> = (0..1_000).filter(|at| is_long(*at)).map(|at| format!("row-{at}")).collect();
+    assert_eq!(long.len(), 50);
+    assert_eq!(ids(&errors), long);
+    for line in &errors {
+        assert_eq!(line["error"]["code"], "context_length_exceeded", "{line}");
+        assert!(
+            line["error"]["message"].as_str().unwrap().contains("2048"),
+            "the context is told: {line}"
+        );
+    }
+}
+
+#[test]
+fn fifty_long_prompts_among_a_thousand_with_a_version_that_refuses() {
+    fifty_among_a_thousand("0.32.9");
+}
+
+#[test]
+fn fifty_long_prompts_among_a_thousand_with_a_version_that_cuts() {
+    fifty_among_a_thousand("0.9.6");
+}
+
+/// From 0.98 to 1.02 of the context, every token: what fits and leaves room for an answer is answered, the rest is not.
+fn series(version: &str, request: fn(usize, u64) -> Value) {
+    let server = start(version);
+    let from = NUM_CTX * 98 / 100;
+    let lengths: Vec<u64> = (from..=NUM_CTX * 102 / 100).collect();
+    let requests: Vec<Value> =
+        lengths.iter().enumerate().map(|(at, tokens)| request(at, *tokens)).collect();
+    let (output, errors) = run(&server, &requests);
+    assert_none_is_cut(&output);
+    let is_answered = |tokens: u64| tokens < NUM_CTX;
+    let expected: Vec<String> = lengths
+        .iter()
+        .enumerate()
+        .filter(|(_, tokens)| !is_answered(**tokens))
+        .map(|(at, _)| format!("row-{at}"))
+        .collect();
+    assert_eq!(ids(&errors), expected);
+    for line in &errors {
+        assert_eq!(line["error"]["code"], "context_length_exceeded", "{line}");
+    }
+}
+
+#[test]
+fn the_border_of_the_context_token_by_token_with_a_version_that_refuses() {
+    series("0.32.9", chat);
+    series("0.32.9", question);
+}
+
+#[test]
+fn the_border_of_the_context_token_by_token_with_a_version_that_cuts() {
+    series("0.9.6", chat);
+    series("0.9.6", question);
+}
