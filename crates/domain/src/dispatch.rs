@@ -12,6 +12,7 @@ mod endpoint;
 mod isolation;
 mod packing;
 mod refusals;
+mod suspend;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -112,6 +113,8 @@ struct Flight {
     sent_at: Duration,
     /// Sent from the isolation lane.
     is_isolated: bool,
+    /// The machine has slept since it was sent.
+    spans_suspend: bool,
 }
 
 /// What a request has been through. Only requests with a past have one.
@@ -249,6 +252,10 @@ impl Dispatcher {
     /// A call has ended without an answer.
     pub fn faulted(&mut self, token: DispatchToken, fault: Fault, now: Duration) -> Followup {
         let Some(flight) = self.take_flight(token) else { return Followup::Late };
+        if Self::is_excused(&flight, &fault) {
+            self.put_back(&flight);
+            return Followup::Again;
+        }
         if !flight.pack.ordinals.is_one() && fault.may_be_the_request() {
             return self.halve_after(&flight, &fault, now);
         }
@@ -537,7 +544,13 @@ impl Dispatcher {
         chunk.in_flight += 1;
         let timeout = self.batches.get(&chunk.rank).and_then(|work| work.terms.timeout);
         let deadline = timeout.unwrap_or_else(|| endpoint.deadline.current());
-        let flight = Flight { pack: pack.clone(), endpoint: number, sent_at: now, is_isolated };
+        let flight = Flight {
+            pack: pack.clone(),
+            endpoint: number,
+            sent_at: now,
+            is_isolated,
+            spans_suspend: false,
+        };
         self.flights.insert(token, flight);
         Send { token, endpoint: number, pack, deadline }
     }
@@ -572,8 +585,14 @@ impl Dispatcher {
     fn put_back(&mut self, flight: &Flight) {
         if flight.is_isolated {
             self.lane.put_back(flight.pack.first());
-        } else if let Some(chunk) = self.chunks.get_mut(&flight.pack.chunk) {
-            for ordinal in flight.pack.ordinals.iter().rev() {
+        } else {
+            self.put_back_pack(&flight.pack);
+        }
+    }
+
+    fn put_back_pack(&mut self, pack: &Pack) {
+        if let Some(chunk) = self.chunks.get_mut(&pack.chunk) {
+            for ordinal in pack.ordinals.iter().rev() {
                 chunk.ready.push_front(*ordinal);
             }
         }
@@ -653,6 +672,7 @@ impl Dispatcher {
             endpoint: number,
             sent_at: call.sent_at,
             is_isolated: false,
+            spans_suspend: false,
         };
         let detail =
             "the connection was lost before an answer came, though the engine is well".to_owned();

@@ -32,6 +32,7 @@ use crate::clock;
 use crate::context::Context;
 use crate::counters::{add, set};
 use crate::pulse::Pulse;
+use crate::suspend::SuspendWatch;
 use calls::{Begun, Ended, FrameFacts};
 use chunks::Held;
 use claims::Claims;
@@ -89,6 +90,7 @@ struct Dispatch {
     copies_len: u64,
     answer_len: u64,
     next_tick: Instant,
+    suspends: SuspendWatch,
 }
 
 enum Event {
@@ -132,6 +134,7 @@ impl Dispatch {
             copies_len: 0,
             answer_len: ANSWER_LEN_EXPECTED,
             next_tick: now,
+            suspends: SuspendWatch::new(),
         }
     }
 
@@ -159,6 +162,8 @@ impl Dispatch {
     }
 
     fn handle(&mut self, event: Event, ended: &mut Vec<Ended>) -> anyhow::Result<()> {
+        // Before what a sleep may have broken is looked at.
+        self.notice_suspend();
         match event {
             Event::Ended => ended.drain(..).try_for_each(|call| self.on_ended(call)),
             Event::Commits => self.on_commits(),
@@ -326,6 +331,19 @@ impl Dispatch {
         self.ask_facts();
         if self.stopping_since.is_some_and(|since| since.elapsed() > SHUTDOWN_GRACE) {
             self.abort_all();
+        }
+    }
+
+    /// After a sleep: what was in flight is excused, and the leases, which the wall clock has ended, are renewed.
+    fn notice_suspend(&mut self) {
+        if let Some(slept) = self.suspends.slept() {
+            let in_flight = self.core.note_suspend();
+            tracing::info!(
+                ?slept,
+                in_flight,
+                "the machine has slept; what that broke is asked again, uncharged"
+            );
+            self.claims.renew_at_once();
         }
     }
 

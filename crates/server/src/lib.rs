@@ -32,5 +32,6 @@ mod retry;
 mod run;
 mod service;
 mod setbacks;
+mod suspend;
 mod upkeep;
 mod verify;

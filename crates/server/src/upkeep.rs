@@ -16,6 +16,7 @@ use overnight_store::StoreError;
 
 use crate::context::Context;
 use crate::pulse::Pulse;
+use crate::suspend::SuspendWatch;
 
 /// Disk and deadlines are looked at every second: both make people wait.
 const OFTEN: Duration = Duration::from_secs(1);
@@ -26,6 +27,7 @@ const DUTY_WITHIN: Duration = Duration::from_secs(120);
 
 pub(crate) async fn run(ctx: Arc<Context>, pulse: Pulse) -> anyhow::Result<()> {
     note("segments of ended batches", orphans::sweep_segments(&ctx).await)?;
+    let mut suspends = SuspendWatch::new();
     let mut often = tokio::time::interval(OFTEN);
     let mut heartbeat = tokio::time::interval(HEARTBEAT_EVERY);
     let mut seldom = tokio::time::interval(SELDOM);
@@ -43,7 +45,10 @@ pub(crate) async fn run(ctx: Arc<Context>, pulse: Pulse) -> anyhow::Result<()> {
             }
             _ = heartbeat.tick() => note("heartbeat", within(&pulse, heartbeat::beat(&ctx)).await)?,
             _ = seldom.tick() => {
-                note("forgotten leases", within(&pulse, leases::expire(&ctx)).await)?;
+                // By the wall clock our own leases have ended in a sleep; until the next turn they are renewed.
+                if suspends.slept().is_none() {
+                    note("forgotten leases", within(&pulse, leases::expire(&ctx)).await)?;
+                }
                 note("dead files", within(&pulse, files::sweep(&ctx)).await)?;
                 note("old uploads", within(&pulse, uploads::sweep(&ctx)).await)?;
             }

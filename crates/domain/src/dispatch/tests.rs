@@ -168,6 +168,95 @@ fn a_lost_connection_of_a_living_engine_is_charged() {
     assert_eq!(dispatcher.answered(again.token, due).expect("known").first.attempts, 2);
 }
 
+#[test]
+fn what_a_suspend_broke_is_charged_to_nobody() {
+    let broken = [
+        lost(),
+        Fault::Timeout { detail: "deadline".to_owned() },
+        Fault::Garbage { detail: "cut short".to_owned() },
+        Fault::EngineError { status: 500, body: b"CUDA error".to_vec() },
+    ];
+    let mut dispatcher = dispatcher(&[4]);
+    dispatcher.open(terms(1, 0, 4), chunk(4));
+    let sent: Vec<Send> = std::iter::from_fn(|| dispatcher.next(at(0))).collect();
+    assert_eq!(dispatcher.note_suspend(), 4);
+    for (send, fault) in sent.iter().zip(broken.clone()) {
+        assert_eq!(dispatcher.faulted(send.token, fault, at(1)), Followup::Again);
+    }
+    assert_eq!(dispatcher.health(EndpointNumber(0)), &Health::Up, "the engine is not blamed either");
+    let again: Vec<Send> = std::iter::from_fn(|| dispatcher.next(at(1))).collect();
+    assert_eq!(again.len(), 4, "at once, without a backoff");
+    // The next attempt is one like any other.
+    assert_eq!(dispatcher.faulted(again[0].token, broken[1].clone(), at(2)), Followup::Again);
+    assert_eq!(dispatcher.next(at(2)), None, "it waits for its backoff");
+    for send in &again[1..] {
+        let recorded = dispatcher.answered(send.token, at(3)).expect("known");
+        assert_eq!(recorded.first.attempts, 1, "only the attempt that was answered counts");
+    }
+}
+
+#[test]
+fn what_the_engine_says_to_a_request_holds_across_a_suspend() {
+    let mut dispatcher = dispatcher(&[2]);
+    dispatcher.open(terms(1, 0, 2), chunk(2));
+    let sent: Vec<Send> = std::iter::from_fn(|| dispatcher.next(at(0))).collect();
+    dispatcher.note_suspend();
+    assert!(dispatcher.answered(sent[0].token, at(1)).is_some());
+    let refused = dispatcher.faulted(sent[1].token, refused("invalid"), at(1));
+    assert!(matches!(refused, Followup::Failed { .. }), "{refused:?}");
+}
+
+#[test]
+fn connections_lost_on_the_way_into_a_suspend_are_no_crash() {
+    let mut dispatcher = dispatcher(&[2]);
+    dispatcher.open(terms(1, 0, 2), chunk(2));
+    // Twice, as two crashes would put the requests into isolation.
+    for round in 0..2 {
+        let now = at(round * 10_000);
+        let sent: Vec<Send> = std::iter::from_fn(|| dispatcher.next(now)).collect();
+        assert_eq!(sent.len(), 2, "both at once, so neither is isolated");
+        for send in sent {
+            assert_eq!(dispatcher.faulted(send.token, lost(), now), Followup::Again);
+        }
+        assert_eq!(dispatcher.note_suspend(), 0);
+        let probe_at = dispatcher.wake_at(now).expect("a probe");
+        assert_eq!(dispatcher.probes(probe_at), [EndpointNumber(0)]);
+        assert!(dispatcher.probed(EndpointNumber(0), Ok(()), probe_at).is_empty());
+    }
+    let sent: Vec<Send> = std::iter::from_fn(|| dispatcher.next(at(20_000))).collect();
+    assert_eq!(sent.len(), 2);
+    for send in sent {
+        assert_eq!(dispatcher.answered(send.token, at(20_001)).expect("known").first.attempts, 1);
+    }
+}
+
+#[test]
+fn a_suspect_that_was_alone_in_a_suspend_stays_one() {
+    let mut dispatcher = dispatcher(&[1]);
+    dispatcher.open(terms(1, 0, 1), chunk(1));
+    let mut now = at(0);
+    let crash = |dispatcher: &mut Dispatcher, now: &mut Duration| {
+        let sent = dispatcher.next(*now).expect("sent");
+        let followup = dispatcher.faulted(sent.token, lost(), *now);
+        *now = dispatcher.wake_at(*now).expect("a probe");
+        dispatcher.probes(*now);
+        dispatcher.probed(EndpointNumber(0), Err(down()), *now);
+        *now = dispatcher.wake_at(*now).expect("another probe");
+        dispatcher.probes(*now);
+        dispatcher.probed(EndpointNumber(0), Ok(()), *now);
+        followup
+    };
+    for _ in 0..3 {
+        assert_eq!(crash(&mut dispatcher, &mut now), Followup::Again);
+    }
+    // Alone in the lane, it has crashed the engine once. A sleep does not count as the second time ...
+    let sent = dispatcher.next(now).expect("sent from the lane");
+    dispatcher.note_suspend();
+    assert_eq!(dispatcher.faulted(sent.token, lost(), now), Followup::Again);
+    // ... and is no acquittal.
+    assert!(matches!(crash(&mut dispatcher, &mut now), Followup::Failed { .. }));
+}
+
 /// An engine that dies whenever one of the poisoned requests is with it, and needs a second to come back.
 struct CrashyEngine {
     poison: HashSet<u32>,

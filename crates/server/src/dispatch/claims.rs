@@ -69,6 +69,11 @@ impl Claims {
         self.unserved.insert(batch, Instant::now());
     }
 
+    /// The next tick renews the leases, however lately it was done.
+    pub(super) fn renew_at_once(&mut self) {
+        self.renewed_at = None;
+    }
+
     pub(super) fn is_renewal_due(&mut self, every: Duration) -> bool {
         let is_due = self.renewed_at.is_none_or(|at| at.elapsed() >= every);
         if is_due {

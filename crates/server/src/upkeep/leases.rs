@@ -6,8 +6,8 @@ use overnight_domain::time::UnixTime;
 use crate::clock;
 use crate::context::Context;
 
-/// A lease that is in use is renewed several times before it ends. One that ended a whole lease ago is nobody's, also
-/// when the machine was asleep meanwhile.
+/// A lease that is in use is renewed several times before it ends. One that ended a whole lease ago is nobody's, unless
+/// the machine has slept: the caller passes over the first turn after that.
 pub(super) async fn expire(ctx: &Context) -> anyhow::Result<()> {
     let ended = clock::now().millis().saturating_sub(LEASE_TTL.as_millis() as u64);
     let leases = ctx.store.expire_leases(UnixTime::from_millis(ended)).await?;
