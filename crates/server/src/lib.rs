@@ -32,6 +32,7 @@ mod retry;
 mod run;
 mod service;
 mod setbacks;
+mod sleep;
 mod suspend;
 mod upkeep;
 mod verify;

@@ -37,7 +37,7 @@ use crate::live::Live;
 use crate::pace::Paces;
 use crate::pulse::{self, Pulse, Pulses};
 use crate::service::Announcer;
-use crate::{api, clock, finalize, ingest, upkeep};
+use crate::{api, clock, finalize, ingest, sleep, upkeep};
 
 /// How long the usual ports are looked at when no engine is configured.
 pub(crate) const DISCOVERY: Duration = Duration::from_secs(1);
@@ -164,7 +164,7 @@ impl Node {
         }
         dispatch::ask_all(&ctx, &mut endpoints).await;
         let pulses = Pulses::default();
-        let watched = watch(&ctx, pulses.clone(), announcer)?;
+        let watched = watch(&ctx, pulses.clone(), announcer.clone())?;
         let tasks = JoinSet::new();
         let mut node = Self { ctx: ctx.clone(), tasks, log, pulses, _watched: watched, _lock: lock };
         let (log, results) = (node.log.handle(), node.pulses.begin("results"));
@@ -175,7 +175,8 @@ impl Node {
         });
         node.spawn("ingest", |pulse| ingest::run(ctx.clone(), pulse));
         node.spawn("finalize", |pulse| finalize::run(ctx.clone(), pulse));
-        node.spawn("upkeep", |pulse| upkeep::run(ctx, pulse));
+        node.spawn("upkeep", |pulse| upkeep::run(ctx.clone(), pulse));
+        node.spawn("sleep", |pulse| sleep::run(ctx, announcer, pulse));
         Ok(node)
     }
 

@@ -207,6 +207,7 @@ fn config(folder: &TempDir) -> Config {
             hosts: Vec::new(),
             keys: Vec::new(),
             insecure: false,
+            inhibit_sleep: false,
             stuck_after: overnight_domain::limits::STUCK_AFTER,
         },
         limits: AdmissionLimits::DESKTOP,

@@ -14,6 +14,7 @@ pub(crate) const SETTINGS: &[&str] = &[
     "server.hosts",
     "server.insecure",
     "server.stuck_after",
+    "server.inhibit_sleep",
     "limits.requests_per_batch",
     "limits.unfinished_batches",
     "limits.queued_requests",

@@ -182,7 +182,11 @@ impl Resolver {
     }
 
     fn flag(&mut self, key: &str) -> Result<bool, ConfigError> {
-        self.value(key, (false, Origin::Default), Raw::flag, ToString::to_string)
+        self.flag_or(key, (false, Origin::Default))
+    }
+
+    fn flag_or(&mut self, key: &str, default: (bool, Origin)) -> Result<bool, ConfigError> {
+        self.value(key, default, Raw::flag, ToString::to_string)
     }
 
     fn count(&mut self, key: &str, default: (u64, Origin), max: u64) -> Result<u64, ConfigError> {
@@ -228,7 +232,7 @@ fn settings(resolver: &mut Resolver) -> Result<Config, ConfigError> {
         blobs: path(&blobs),
         data,
         log: resolver.text("log", "info", not_empty)?,
-        server: server(resolver)?,
+        server: server(resolver, profile)?,
         limits: limits(resolver, profile)?,
         queue: QueueConfig { active_batches_max: active_batches_max(resolver)? },
         retention: RetentionConfig {
@@ -275,7 +279,7 @@ fn local(text: &str, scheme: &str, others: &str) -> Result<(), String> {
     }
 }
 
-fn server(resolver: &mut Resolver) -> Result<ServerConfig, ConfigError> {
+fn server(resolver: &mut Resolver, profile: Profile) -> Result<ServerConfig, ConfigError> {
     let parse = |text: &str| {
         let address = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
         address.as_deref().unwrap_or(text).parse::<SocketAddr>()
@@ -301,6 +305,8 @@ fn server(resolver: &mut Resolver) -> Result<ServerConfig, ConfigError> {
             },
             |span| show_duration(*span),
         )?,
+        inhibit_sleep: resolver
+            .flag_or("server.inhibit_sleep", (profile == Profile::Desktop, Origin::Profile(profile)))?,
     })
 }
 

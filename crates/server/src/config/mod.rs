@@ -106,6 +106,8 @@ pub struct ServerConfig {
     pub insecure: bool,
     /// A part of ours that does nothing for so long ends the process.
     pub stuck_after: Duration,
+    /// The machine is kept awake while work may run.
+    pub inhibit_sleep: bool,
 }
 
 /// Who holds the key, and what it allows.

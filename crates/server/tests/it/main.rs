@@ -13,5 +13,6 @@ mod model;
 mod ollama;
 mod packing;
 mod service;
+mod sleep;
 mod smoke;
 mod stuck;
