@@ -132,9 +132,10 @@ def shows_progress_as_the_api_has_it(page, server, running):
         assert before <= shown <= done(server.batch(running)), (before, shown)
         assert total == server.batch(running)["request_counts"]["total"]
     page.until("document.getElementById('rate').textContent !== '–'", "the rate is shown")
-    text = page.run(f"{card(running)}.querySelector('.counts').textContent")
     page.until(f"{card(running)}.querySelector('.counts').textContent.includes('a second')", "the batch has a rate")
-    assert "of" in text
+    backlog = int(page.run("document.getElementById('backlog').textContent").replace(",", ""))
+    batch = server.batch(running)
+    assert 0 < batch["request_counts"]["total"] - done(batch) <= backlog <= batch["request_counts"]["total"], backlog
     width = page.run(f"parseFloat({card(running)}.querySelector('.done').style.width)")
     assert 0 < width <= 100, width
     health = server.call("GET", "/health")

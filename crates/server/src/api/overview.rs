@@ -29,6 +29,8 @@ use crate::results::{self, FailedQuery, FailedRequest};
 
 /// Ended batches whose failures are looked at.
 const ENDED_LOOKED_AT: usize = 3;
+/// A longer error line of a batch that runs is not read: an engine that answers errors with megabytes is seen in `/failed`.
+const LINE_READ_MAX: u32 = 64 * 1024;
 /// Problems of a rejected batch that are shown; `GET /v1/batches/{id}` has them all.
 const ERRORS_SHOWN: usize = 4;
 /// A message is cut at this many characters; `/failed` has it whole.
@@ -129,7 +131,8 @@ async fn failures(
 ) -> Vec<Failure> {
     let mut shown = Vec::new();
     for batch in unfinished.iter().map(|row| &row.batch) {
-        let frames = ctx.failures.of(&batch.id);
+        let mut frames = ctx.failures.of(&batch.id);
+        frames.retain(|frame| frame.place.len <= LINE_READ_MAX);
         if shown.len() < OVERVIEW_FAILURES_MAX && !frames.is_empty() {
             // The batch may have ended meanwhile: its segments are gone, and the next look finds its files.
             let found = results::failed_at(ctx, &batch.id, frames).await.unwrap_or_default();

@@ -11,6 +11,7 @@ mod garbage;
 mod harness;
 mod model;
 mod ollama;
+mod overview;
 mod packing;
 mod service;
 mod sleep;

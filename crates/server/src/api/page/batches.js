@@ -50,7 +50,8 @@ function show(actions) {
   keep(by("ended"), newestFirst, (batch) => batch.id, (batch) => create(batch, actions), update);
 }
 
-const nameOf = (batch) => batch.metadata?.name ?? batch.id;
+const givenName = (batch) => batch.metadata?.name?.trim();
+const nameOf = (batch) => givenName(batch) || batch.id;
 const hasEnded = (batch) => ENDED.split(",").includes(batch.status);
 
 /** The card of a batch. Its buttons read the batch from it as it then is. */
@@ -64,7 +65,7 @@ function create(batch, actions) {
     make("div", { className: "head" },
       make("h3", {}, nameOf(batch)),
       make("span", { className: "chip" }),
-      make("code", { className: "quiet", hidden: !batch.metadata?.name }, batch.id)),
+      make("code", { className: "quiet", hidden: !givenName(batch) }, batch.id)),
     make("div", { className: "bar", role: "progressbar", "aria-label": "Progress", "aria-valuemin": 0, "aria-valuemax": 100 },
       make("span", { className: "done" }), make("span", { className: "lost" })),
     make("p", { className: "counts" }),
@@ -128,7 +129,7 @@ function counts(batch) {
     const at = batch.completed_at ?? batch.failed_at ?? batch.expired_at ?? batch.cancelled_at;
     if (at) parts.push(`ended ${words.moment(at)} after ${words.span(at - batch.created_at)}`);
   } else {
-    if (ours.rate_per_second != null) parts.push(`${words.rate(ours.rate_per_second)} a second`);
+    if (ours.rate_per_second > 0) parts.push(`${words.rate(ours.rate_per_second)} a second`);
     if (ours.eta_seconds != null) {
       const [soonest, latest] = ours.eta_bounds_seconds.map(words.span);
       parts.push(`${words.span(ours.eta_seconds)} left${soonest === latest ? "" : ` (${soonest} to ${latest})`}`);

@@ -12,7 +12,7 @@ export function showServer({ health, rate, failures, unfinished, now_ms }) {
   by("reasons").hidden = health.reasons.length === 0;
   keep(by("reasons"), health.reasons, (reason) => reason, (reason) => make("li", {}, reason), () => {});
   showRate(rate);
-  showFigures(health);
+  showFigures(health, unfinished);
   showFailures(failures);
   showEngines(health.engines, now_ms);
   showGpus(health.gpu);
@@ -44,17 +44,23 @@ function showRate(rate) {
   say(by("course-span"), text);
 }
 
-function showFigures({ queue, limits, disk, gpu }) {
-  say(by("backlog"), words.count(queue.total_queued_requests));
-  say(by("backlog-more"), `of ${words.count(limits.queued_requests)} admitted`);
+/** What is left of the batches that are shown, or where not all are shown, of everybody's. */
+function left({ data, has_more }, queue) {
+  if (has_more) return queue.total_queued_requests;
+  return data.reduce((sum, { request_counts: { total, completed, failed } }) => sum + total - completed - failed, 0);
+}
+
+function showFigures({ queue, limits, disk, gpu }, unfinished) {
+  const room = (limit) => `room for ${words.count(limit)}, large batches beside`;
+  say(by("backlog"), words.count(left(unfinished, queue)));
+  say(by("backlog-more"), room(limits.queued_requests));
   say(by("unfinished-count"), words.count(queue.active_jobs));
-  const room = queue.queue_available === false ? "; the queue is full" : "";
-  say(by("unfinished-more"), `of ${words.count(limits.unfinished_batches)}${room}`);
+  say(by("unfinished-more"), room(limits.unfinished_batches));
   say(by("disk"), words.size(disk.free_bytes));
   say(by("disk-more"), disk.full ? "the disk is full: nothing is taken or sent" : "");
   say(by("gpu"), gpu.temperature_c == null ? words.unknown : `${words.count(gpu.temperature_c)} °C`);
   const memory = gpu.memory_percent == null ? "" : `memory ${words.count(gpu.memory_percent)} %`;
-  say(by("gpu-more"), gpu.healthy === false ? `unhealthy; ${memory}` : memory || "not known");
+  say(by("gpu-more"), [memory, gpu.reason].filter(Boolean).join("; ") || "not known");
 }
 
 function showFailures(failures) {
@@ -151,21 +157,38 @@ function showGpus(gpu) {
   keep(
     by("gpus"),
     devices,
-    (device) => String(device.uuid ?? device.index),
-    () => make("article", { className: "card" }, make("h3"), make("dl", { className: "facts" })),
+    (device) => String(device.index),
+    () =>
+      make(
+        "article",
+        { className: "card" },
+        make("h3"),
+        make("span", { className: "chip" }),
+        make("dl", { className: "facts" }),
+      ),
     (card, device) => {
-      say(card.firstElementChild, `${device.index}: ${device.name ?? "GPU"}`);
-      const used = device.memory_used_bytes;
+      const [title, chip, list] = card.children;
+      say(title, `${device.index}: ${device.name ?? "GPU"}`);
+      chip.dataset.state = heats[device.heat] ?? "";
+      say(chip, (device.heat ?? "unknown").replace("_", " "));
       const known = (value, unit) => (value == null ? "" : `${words.count(value)} ${unit}`);
-      facts(card.lastElementChild, [
+      const used = device.memory_used_bytes;
+      facts(list, [
         ["temperature", known(device.temperature_c, "°C")],
         ["memory", used == null ? "" : `${words.size(used)} of ${words.size(device.memory_total_bytes)}`],
-        ["busy", known(device.utilisation_percent, "%")],
-        ["power", known(device.power_w, "W")],
-        ["note", device.reason],
+        ["busy", known(device.utilization_percent, "%")],
+        ["power", known(device.power_watts, "W")],
+        ["processes", device.processes?.map(({ pid, memory_bytes }) => process(pid, memory_bytes)).join(", ")],
+        ["trouble", device.trouble],
       ]);
     },
   );
+}
+
+const heats = { fine: "healthy", warm: "degraded", too_hot: "unhealthy" };
+
+function process(pid, memory) {
+  return memory == null ? String(pid) : `${pid} (${words.size(memory)})`;
 }
 
 function showLimits(limits) {

@@ -51,7 +51,7 @@ export function moment(seconds) {
   if (seconds == null) return unknown;
   const at = new Date(seconds * 1000);
   const time = at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-  return at.toDateString() === new Date().toDateString() ? time : `${at.toLocaleDateString()} ${time}`;
+  return at.toDateString() === new Date().toDateString() ? time : `${at.toLocaleDateString([], { month: "short", day: "numeric" })} ${time}`;
 }
 
 export function status(batch) {
