@@ -9,6 +9,7 @@ pub mod dispatch;
 pub mod engine_facts;
 pub mod fault;
 pub mod file;
+pub mod gpu_health;
 pub mod ids;
 pub mod limits;
 pub mod notice;

@@ -172,8 +172,22 @@ pub const NO_PROGRESS_AFTER: Duration = Duration::from_secs(600);
 /// An engine that restarts is back before.
 pub const NO_ENDPOINT_AFTER: Duration = Duration::from_secs(60);
 
+/// Often enough to pause before a GPU throttles, seldom enough to cost nothing.
+pub const GPU_SAMPLE_EVERY: Duration = Duration::from_secs(2);
+/// A driver that takes longer for one look is said not to answer. A healthy one needs milliseconds, at its start a second.
+pub const GPU_SILENT_AFTER: Duration = Duration::from_secs(10);
+/// A GPU that was too hot and tells nothing any more is held so long at most: a driver that hangs must not end the night.
+pub const GPU_FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+/// A library that is missing or refuses is tried again: a driver may be installed or reloaded meanwhile.
+pub const GPU_RETRY_EVERY: Duration = Duration::from_secs(60);
+/// What one machine has at most, and what one GPU is shared by, before a driver is taken to be talking nonsense.
+pub const GPU_DEVICES_MAX: u32 = 64;
+pub const GPU_PROCESSES_MAX: usize = 64;
+
 /// What clients are told to wait before they come back.
 pub const RETRY_AFTER_QUEUE: Duration = Duration::from_secs(30);
+/// A GPU cools in less than a minute once nothing is sent to it.
+pub const RETRY_AFTER_GPU: Duration = Duration::from_secs(15);
 pub const RETRY_AFTER_SHUTDOWN: Duration = Duration::from_secs(5);
 
 /// The limits of admission: they protect the owner from other clients.

@@ -17,6 +17,7 @@ use crate::disk::Disk;
 use crate::endpoint_names::EndpointNames;
 use crate::endpoints::Endpoints;
 use crate::failures::Failures;
+use crate::gpu::Gpus;
 use crate::holds::Holds;
 use crate::live::Live;
 use crate::pace::Paces;
@@ -35,6 +36,7 @@ pub(crate) struct Context {
     pub(crate) failures: Failures,
     pub(crate) endpoints: Endpoints,
     pub(crate) holds: Holds,
+    pub(crate) gpus: Gpus,
     pub(crate) endpoint_names: EndpointNames,
     pub(crate) counters: Counters,
     pub(crate) paces: Paces,

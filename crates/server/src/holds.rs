@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::bell::Bell;
 
 /// Whoever may hold an endpoint. Each has a hold of its own: the endpoint is free when none is left.
-#[cfg_attr(not(test), expect(dead_code, reason = "GPU health and supervision come next"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Holder {
     /// The health of the GPU.
     Gpu,
     /// The supervision of an engine that we start.
+    #[cfg_attr(not(test), expect(dead_code, reason = "supervision comes next"))]
     Supervision,
 }
 
@@ -34,7 +34,6 @@ impl Holds {
         Self { bell, reins: Arc::default() }
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "GPU health and supervision come next"))]
     /// Holds the endpoint back, or lets it go.
     pub(crate) fn set(&self, endpoint: &str, holder: Holder, reason: Option<String>) {
         let mut reins = self.reins.lock().unwrap_or_else(PoisonError::into_inner);
@@ -51,7 +50,6 @@ impl Holds {
         }
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "GPU health and supervision come next"))]
     /// The window of the endpoint may be no wider.
     pub(crate) fn set_ceiling(&self, endpoint: &str, ceiling: Option<u32>) {
         let mut reins = self.reins.lock().unwrap_or_else(PoisonError::into_inner);

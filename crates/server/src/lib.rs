@@ -19,6 +19,7 @@ mod failures;
 mod finalize;
 #[cfg(test)]
 mod fuzz;
+mod gpu;
 mod holds;
 mod ingest;
 mod lines;

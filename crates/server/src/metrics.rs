@@ -3,17 +3,20 @@
 use std::fmt::{Display, Write as _};
 
 use overnight_domain::batch::{BatchState, BatchStatus};
+use overnight_domain::gpu_health::Heat;
 use overnight_store::QueueView;
 
 use crate::context::Context;
 use crate::counters::get;
 use crate::endpoints::EndpointState;
+use crate::gpu::DeviceView;
 
 /// All series; those of the store only when it could be asked.
 pub(crate) fn render(ctx: &Context, queue: Option<&QueueView>) -> String {
     let mut page = Page(String::new());
     process(ctx, &mut page);
     endpoints(ctx, &mut page);
+    gpus(ctx, &mut page);
     if let Some(queue) = queue {
         store(queue, &mut page);
     }
@@ -93,6 +96,35 @@ fn endpoints(ctx: &Context, page: &mut Page) {
     for view in &views {
         page.one("overnight_window_requests", &[("endpoint", &view.name)], view.window);
     }
+}
+
+/// What a GPU does not tell has no line.
+fn gpus(ctx: &Context, page: &mut Page) {
+    let devices = ctx.gpus.view().devices;
+    let mut series = |name: &str, help: &str, value: fn(&DeviceView) -> Option<f64>| {
+        page.head(name, "gauge", help);
+        for device in &devices {
+            if let Some(value) = value(device) {
+                page.one(name, &[("gpu", &device.facts.index.to_string())], value);
+            }
+        }
+    };
+    series("overnight_gpu_healthy", "0 while the GPU is too hot to be sent anything.", |device| {
+        (device.heat != Heat::Unknown).then(|| f64::from(u8::from(device.heat != Heat::TooHot)))
+    });
+    series("overnight_gpu_temperature_celsius", "Temperature of the GPU.", |device| {
+        device.facts.temperature_c.map(f64::from)
+    });
+    series("overnight_gpu_memory_used_bytes", "Memory of the GPU in use, whoever uses it.", |device| {
+        device.facts.memory_used_bytes.map(|len| len as f64)
+    });
+    series("overnight_gpu_memory_bytes", "Memory of the GPU.", |device| {
+        device.facts.memory_total_bytes.map(|len| len as f64)
+    });
+    series("overnight_gpu_power_watts", "Power that the GPU draws.", |device| device.facts.power_watts);
+    series("overnight_gpu_utilization_ratio", "Share of the time in which the GPU worked.", |device| {
+        device.facts.utilization_percent.map(|percent| f64::from(percent) / 100.0)
+    });
 }
 
 fn store(queue: &QueueView, page: &mut Page) {

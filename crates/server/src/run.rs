@@ -32,12 +32,13 @@ use crate::dispatch::{self, CommitInbox, Endpoint, Parts, recover_live};
 use crate::endpoint_names::EndpointNames;
 use crate::endpoints::Endpoints;
 use crate::failures::Failures;
+use crate::gpu::Gpus;
 use crate::holds::Holds;
 use crate::live::Live;
 use crate::pace::Paces;
 use crate::pulse::{self, Pulse, Pulses};
 use crate::service::Announcer;
-use crate::{api, clock, finalize, ingest, sleep, upkeep};
+use crate::{api, clock, finalize, gpu, ingest, sleep, upkeep};
 
 /// How long the usual ports are looked at when no engine is configured.
 pub(crate) const DISCOVERY: Duration = Duration::from_secs(1);
@@ -147,6 +148,7 @@ impl Node {
             started_at: clock::now(),
             holds: Holds::new(bell.clone()),
             bell,
+            gpus: Gpus::default(),
             live: Live::default(),
             failures: Failures::default(),
             endpoints: Endpoints::default(),
@@ -175,6 +177,7 @@ impl Node {
         });
         node.spawn("ingest", |pulse| ingest::run(ctx.clone(), pulse));
         node.spawn("finalize", |pulse| finalize::run(ctx.clone(), pulse));
+        node.spawn("gpu", |pulse| gpu::run(ctx.clone(), pulse));
         node.spawn("upkeep", |pulse| upkeep::run(ctx.clone(), pulse));
         node.spawn("sleep", |pulse| sleep::run(ctx, announcer, pulse));
         Ok(node)

@@ -39,7 +39,7 @@ pub(super) async fn create(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Json<BatchView>> {
-    receive::accepts_files(&ctx)?;
+    accepts_batches(&ctx)?;
     let batch = if multipart::is_form(request.headers()) {
         create_with_file(&ctx, &caller, request).await?
     } else {
@@ -48,6 +48,12 @@ pub(super) async fn create(
     ctx.bell.ring();
     let live = ctx.live.view();
     Ok(Json(BatchView::new(&ctx, &live, BatchWithOpenChunks { batch, open: Vec::new() })))
+}
+
+/// Whether the machine may take more work; asked before a body is read.
+pub(super) fn accepts_batches(ctx: &Context) -> Result<()> {
+    receive::accepts_files(ctx)?;
+    ctx.gpus.refusal().map_or(Ok(()), |reason| Err(error::gpu_unhealthy(&reason)))
 }
 
 async fn create_from_file(ctx: &Context, caller: &Caller, request: Request) -> Result<Batch> {

@@ -11,7 +11,7 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Method, StatusCode};
-use overnight_domain::limits::{RETRY_AFTER_QUEUE, RETRY_AFTER_SHUTDOWN};
+use overnight_domain::limits::{RETRY_AFTER_GPU, RETRY_AFTER_QUEUE, RETRY_AFTER_SHUTDOWN};
 use overnight_store::StoreError;
 use serde_json::json;
 
@@ -142,6 +142,11 @@ pub(crate) fn no_key_off_loopback() -> ApiError {
 pub(crate) fn shutting_down() -> ApiError {
     ApiError::unavailable("shutting_down", "the server is shutting down; come back in a moment")
         .retry_after(RETRY_AFTER_SHUTDOWN)
+}
+
+pub(crate) fn gpu_unhealthy(reason: &str) -> ApiError {
+    ApiError::unavailable("gpu_unhealthy", format!("no batch is taken for now: {reason}"))
+        .retry_after(RETRY_AFTER_GPU)
 }
 
 pub(crate) fn internal(what: &str, error: &dyn Display) -> ApiError {

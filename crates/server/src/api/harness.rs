@@ -87,6 +87,7 @@ impl Harness {
             started_at: crate::clock::now(),
             holds: crate::holds::Holds::new(bell.clone()),
             bell,
+            gpus: crate::gpu::Gpus::default(),
             live: crate::live::Live::default(),
             failures: crate::failures::Failures::default(),
             endpoints: crate::endpoints::Endpoints::default(),
@@ -221,6 +222,7 @@ fn config(folder: &TempDir) -> Config {
             hard_expiry: false,
             commit_after: overnight_domain::limits::COMMIT_AFTER,
         },
+        gpu: crate::config::GpuConfig::default(),
         engines: Vec::new(),
         discovery: crate::config::DiscoveryConfig { ports: Vec::new() },
     }

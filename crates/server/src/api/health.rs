@@ -61,7 +61,7 @@ pub(super) async fn report(ctx: &Context) -> (StatusCode, Value) {
         "reasons": reasons,
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": now.since(ctx.started_at).as_secs(),
-        "gpu": {"healthy": null, "memory_percent": null, "temperature_c": null},
+        "gpu": ctx.gpus.view(),
         "worker": {
             "status": worker.status,
             "current_job_id": worker.current,
@@ -93,10 +93,13 @@ pub(super) async fn live() -> Json<Value> {
 
 /// `GET /health/ready`: a call that creates something would be taken.
 pub(super) async fn ready(State(ctx): State<Arc<Context>>) -> Response {
+    let refusal = ctx.gpus.refusal();
     let reason = if ctx.stop.is_cancelled() {
         Some("the server is shutting down")
     } else if ctx.disk.is_full() {
         Some("the disk is full")
+    } else if refusal.is_some() {
+        refusal.as_deref()
     } else if queue(&ctx).await.is_none() {
         Some("the store does not answer")
     } else {

@@ -36,7 +36,7 @@ pub(super) async fn retry(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Json<BatchView>> {
-    receive::accepts_files(&ctx)?;
+    create_batch::accepts_batches(&ctx)?;
     let (head, body) = request.into_parts();
     let bytes = json::read(body).await?;
     let key = create_batch::creation_key(&head.headers, &caller, &[id.as_bytes(), &bytes])?;

@@ -108,6 +108,26 @@ pub(super) enum ClientError {
     Strange { base: String, detail: String },
 }
 
+impl ClientError {
+    /// The kind of trouble, without its figures: what is waited for is said once for each.
+    fn cause(&self) -> Option<String> {
+        match self {
+            Self::Refused(refusal) => {
+                Some(refusal.code.clone().unwrap_or_else(|| refusal.status.to_string()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Without advice on what to do, for a call that is sent again anyway.
+    fn why(&self) -> String {
+        match self {
+            Self::Refused(refusal) => refusal.message().to_owned(),
+            other => other.to_string(),
+        }
+    }
+}
+
 /// The server's own words.
 #[derive(Debug)]
 pub(super) struct Refusal {
@@ -124,8 +144,12 @@ impl Refusal {
         matches!(self.status, 429 | 503) && self.code.as_deref() != Some("insufficient_quota")
     }
 
+    fn message(&self) -> &str {
+        self.message.trim_end_matches('.')
+    }
+
     fn shown(&self) -> String {
-        let message = self.message.trim_end_matches('.');
+        let message = self.message();
         let next = match self.status {
             401 => "set OVERNIGHT_API_KEY to a key of this server",
             404 if self.message.starts_with("No batch") => "`overnight list` shows the batches",
@@ -264,11 +288,11 @@ impl Client {
     ) -> Result<Response<Body>, ClientError> {
         let began = Instant::now();
         let mut pause = PAUSE_FIRST;
-        let mut was_said = false;
+        let mut said = None;
         loop {
             let error = match once() {
                 Ok(response) if response.status().is_success() => {
-                    if was_said {
+                    if said.is_some() {
                         self.screen.note(&format!("{} is back", self.base));
                     }
                     return Ok(response);
@@ -287,9 +311,13 @@ impl Client {
             if began.elapsed() + wait > patience.longest() {
                 return Err(error);
             }
-            if !was_said && (patience == Patience::Long || wait > PAUSE_MAX) {
-                self.screen.note(&format!("waiting: {error}"));
-                was_said = true;
+            let cause = error.cause();
+            let is_news = said.as_ref() != Some(&cause);
+            if is_news && (patience == Patience::Long || wait > PAUSE_MAX) {
+                let (why, seconds) = (error.why(), wait.as_secs_f64().ceil());
+                self.screen
+                    .note(&format!("waiting: {why}; asking again in {seconds} s (Ctrl-C ends it)"));
+                said = Some(cause);
             }
             std::thread::sleep(wait);
             pause = (pause * 2).min(PAUSE_MAX);

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use http::Uri;
 use overnight_domain::ids::TenantId;
-use overnight_domain::limits::{PACK_INPUTS_MAX, PACK_TOKENS_MAX, WINDOW_MAX};
+use overnight_domain::limits::{GPU_DEVICES_MAX, PACK_INPUTS_MAX, PACK_TOKENS_MAX, WINDOW_MAX};
 use overnight_engine::EngineKind;
 
 use super::environment::Environment;
@@ -185,6 +185,8 @@ fn engine(reader: &mut Reader<'_>) -> Result<EngineConfig, ConfigError> {
         models: reader.optional("models", Raw::list)?.unwrap_or_default(),
         aliases: reader.optional("aliases", Raw::map)?.unwrap_or_default(),
         num_ctx: num_ctx(reader, kind)?,
+        gpu: reader.optional("gpu", gpu)?,
+        memory_rule: reader.optional("memory_rule", Raw::flag)?.unwrap_or(false),
         ..EngineConfig::at(name, kind, url)
     })
 }
@@ -275,6 +277,14 @@ fn context_len(raw: &Raw) -> Result<Tokens, String> {
         .ok_or_else(|| "must be a number of tokens".to_owned())
 }
 
+/// The number of a GPU of this machine.
+fn gpu(raw: &Raw) -> Result<u32, String> {
+    match raw.integer().ok().and_then(|number| u32::try_from(number).ok()) {
+        Some(number) if number < GPU_DEVICES_MAX => Ok(number),
+        _ => Err(format!("must be the number of a GPU, from 0 to {}", GPU_DEVICES_MAX - 1)),
+    }
+}
+
 trait ToShow {
     fn to_show(&self) -> String;
 }
@@ -288,6 +298,12 @@ impl ToShow for String {
 impl ToShow for EngineKind {
     fn to_show(&self) -> String {
         self.as_str().to_owned()
+    }
+}
+
+impl ToShow for u32 {
+    fn to_show(&self) -> String {
+        self.to_string()
     }
 }
 

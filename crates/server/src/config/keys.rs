@@ -28,11 +28,15 @@ pub(crate) const SETTINGS: &[&str] = &[
     "dispatch.attempts_max",
     "dispatch.hard_expiry",
     "dispatch.commit_after",
+    "gpu.library",
+    "gpu.warn_at",
+    "gpu.unhealthy_at",
     "discovery.ports",
 ];
 
 /// The tables that hold them.
-pub(super) const TABLES: &[&str] = &["server", "limits", "queue", "retention", "dispatch", "discovery"];
+pub(super) const TABLES: &[&str] =
+    &["server", "limits", "queue", "retention", "dispatch", "gpu", "discovery"];
 
 /// The variable that lists the addresses of engines, for those who have no file.
 pub(super) const ENGINE_VARIABLE: &str = "OVERNIGHT_ENGINE";
@@ -50,6 +54,8 @@ pub(crate) const ENGINE: &[&str] = &[
     "models",
     "aliases",
     "num_ctx",
+    "gpu",
+    "memory_rule",
 ];
 
 /// Members of each `[[key]]`.

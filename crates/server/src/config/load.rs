@@ -20,8 +20,8 @@ use super::keys::{ENGINE_VARIABLE, SETTINGS, refusal, setting_of_variable, varia
 use super::units::{show_duration, show_size};
 use super::value::{Origin, Raw, Value};
 use super::{
-    Config, DiscoveryConfig, DispatchConfig, Profile, QueueConfig, RetentionConfig, ServerConfig,
-    engines,
+    Config, DiscoveryConfig, DispatchConfig, GpuConfig, Profile, QueueConfig, RetentionConfig,
+    ServerConfig, engines,
 };
 
 /// The file that is read when none is named.
@@ -34,6 +34,10 @@ const SERVER_RETENTION: Duration = Duration::from_secs(30 * 86_400);
 const RETENTION_MIN: Duration = Duration::from_secs(3_600);
 /// An answer waits so long at most before it is durable.
 const COMMIT_AFTER_MAX: Duration = Duration::from_secs(1);
+/// Degrees below the limit at which its owner is warned.
+const WARNED_BEFORE: u32 = 5;
+/// No GPU gets there: it switches itself off before.
+const DEGREES_MAX: u64 = 150;
 
 /// A configuration that cannot be used: where, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -240,6 +244,7 @@ fn settings(resolver: &mut Resolver) -> Result<Config, ConfigError> {
             outputs: retention(resolver, profile, "retention.outputs")?,
         },
         dispatch: dispatch(resolver)?,
+        gpu: gpu(resolver)?,
         engines: Vec::new(),
         discovery: DiscoveryConfig { ports: ports(resolver)? },
     })
@@ -395,6 +400,18 @@ fn dispatch(resolver: &mut Resolver) -> Result<DispatchConfig, ConfigError> {
     })
 }
 
+fn gpu(resolver: &mut Resolver) -> Result<GpuConfig, ConfigError> {
+    let GpuConfig { library, unhealthy_at, .. } = GpuConfig::default();
+    let mut degrees = |key: &str, default: u32| {
+        let read = resolver.count(key, (u64::from(default), Origin::Default), DEGREES_MAX);
+        read.map(|degrees| degrees as u32)
+    };
+    let unhealthy_at = degrees("gpu.unhealthy_at", unhealthy_at)?;
+    let warn_at = degrees("gpu.warn_at", unhealthy_at.saturating_sub(WARNED_BEFORE).max(1))?;
+    let library = resolver.text("gpu.library", &library, not_empty)?;
+    Ok(GpuConfig { library, warn_at, unhealthy_at })
+}
+
 /// What only several settings together can get wrong.
 fn check(config: &Config, shown: &[Shown]) -> Result<(), ConfigError> {
     let origin = |key: &str| {
@@ -410,6 +427,13 @@ fn check(config: &Config, shown: &[Shown]) -> Result<(), ConfigError> {
             format!(
                 "`server.listen` is {listen}, which others can reach, and there is no key: add a `[[key]]`, or allow it with --insecure"
             ),
+        ));
+    }
+    let GpuConfig { warn_at, unhealthy_at, .. } = config.gpu;
+    if warn_at > unhealthy_at {
+        return Err(ConfigError::new(
+            &origin("gpu.warn_at"),
+            format!("`gpu.warn_at` is {warn_at}, above `gpu.unhealthy_at`, which is {unhealthy_at}"),
         ));
     }
     let dispatch = &config.dispatch;

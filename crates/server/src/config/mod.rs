@@ -84,6 +84,7 @@ pub struct Config {
     pub queue: QueueConfig,
     pub retention: RetentionConfig,
     pub dispatch: DispatchConfig,
+    pub gpu: GpuConfig,
     /// Empty: look for engines on the usual local ports.
     pub engines: Vec<EngineConfig>,
     pub discovery: DiscoveryConfig,
@@ -147,6 +148,21 @@ pub struct DispatchConfig {
     pub commit_after: Duration,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GpuConfig {
+    /// The library of NVIDIA's driver, as the system's loader finds it.
+    pub library: String,
+    /// In °C.
+    pub warn_at: u32,
+    pub unhealthy_at: u32,
+}
+
+impl Default for GpuConfig {
+    fn default() -> Self {
+        Self { library: "libnvidia-ml.so.1".to_owned(), warn_at: 80, unhealthy_at: 85 }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
     pub name: String,
@@ -166,6 +182,10 @@ pub struct EngineConfig {
     pub aliases: Vec<(String, String)>,
     /// The context that is asked for where a request does not say; of an Ollama.
     pub num_ctx: Option<u32>,
+    /// The GPU of this machine that it runs on. None: any of them where it is local.
+    pub gpu: Option<u32>,
+    /// Whether full GPU memory narrows its window.
+    pub memory_rule: bool,
 }
 
 impl EngineConfig {
@@ -183,6 +203,8 @@ impl EngineConfig {
             models: Vec::new(),
             aliases: Vec::new(),
             num_ctx: None,
+            gpu: None,
+            memory_rule: false,
         }
     }
 }

@@ -8,6 +8,7 @@ mod crash;
 mod damage;
 mod disk;
 mod garbage;
+mod gpu;
 mod harness;
 mod model;
 mod ollama;

@@ -4,11 +4,15 @@ use crate::Violation;
 use crate::source::{Source, line_at};
 
 /// Path prefixes that may start tasks or threads, each with its reason.
-const SITES: [(&str, &str); 10] = [
+const SITES: [(&str, &str); 11] = [
     ("crates/server/src/run.rs", "long tasks: the one named JoinSet"),
     ("crates/server/src/api/serve.rs", "connections and drains, owned by the socket's JoinSet"),
     ("crates/server/src/dispatch", "calls in flight, owned by the window's JoinSet"),
     ("crates/server/src/blocking.rs", "work that blocks, awaited where it starts"),
+    (
+        "crates/server/src/gpu/sampler.rs",
+        "the thread that a driver may block, which ends with its sampler",
+    ),
     ("crates/engine/src/connection.rs", "hyper's connection task, which ends with its connection"),
     ("crates/segment/src/log.rs", "the thread that commits, joined when the log closes"),
     ("crates/segment/src/commit.rs", "the thread that commits, joined when the log closes"),

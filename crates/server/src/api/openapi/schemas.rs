@@ -270,12 +270,32 @@ fn overview() -> Value {
     ])
 }
 
-fn health() -> Value {
-    let gpu = object(&[
+fn gpu() -> Value {
+    let process = object(&[("pid", integer()), ("memory_bytes", or_null(integer()))]);
+    let device = object(&[
+        ("index", integer()),
+        ("name", or_null(text())),
+        ("uuid", or_null(text())),
+        ("memory_used_bytes", or_null(integer())),
+        ("memory_total_bytes", or_null(integer())),
+        ("temperature_c", or_null(integer())),
+        ("power_watts", or_null(number())),
+        ("utilization_percent", or_null(integer())),
+        ("processes", or_null(array(process))),
+        ("trouble", or_null(text())),
+        ("memory_percent", or_null(number())),
+        ("heat", choice(&["unknown", "fine", "warm", "too_hot"])),
+    ]);
+    object(&[
         ("healthy", or_null(flag())),
         ("memory_percent", or_null(number())),
-        ("temperature_c", or_null(number())),
-    ]);
+        ("temperature_c", or_null(integer())),
+        ("reason", or_null(text())),
+        ("devices", array(device)),
+    ])
+}
+
+fn health() -> Value {
     let worker = object(&[
         ("status", choice(&["idle", "processing", "error"])),
         ("current_job_id", or_null(text())),
@@ -299,7 +319,7 @@ fn health() -> Value {
         ("reasons", array(text())),
         ("version", text()),
         ("uptime_seconds", integer()),
-        ("gpu", gpu),
+        ("gpu", gpu()),
         ("worker", worker),
         ("queue", queue),
         ("limits", limits),

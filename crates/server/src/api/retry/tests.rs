@@ -219,6 +219,28 @@ async fn a_retry_of_nothing_makes_nothing() {
 }
 
 #[tokio::test]
+async fn a_hot_gpu_refuses_every_way_to_make_a_batch() {
+    let harness = Harness::new();
+    let parent = five(&harness).await;
+    harness.ctx.gpus.publish_refusal(Some("GPU 0 got to 86 °C"));
+    let creation = json!({
+        "input_file_id": parent["input_file_id"], "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+    });
+    let retry = format!("{}/retry", path_of(&parent));
+    for answer in [harness.post("/v1/batches", &creation).await, harness.post_empty(&retry).await] {
+        let error = answer.refused(503);
+        assert_eq!(error["code"], "gpu_unhealthy");
+        assert!(error["message"].as_str().unwrap().contains("86 °C"), "{error}");
+        assert!(answer.headers.contains_key("retry-after"));
+    }
+    assert_eq!(harness.get("/v1/batches").await.ok()["data"].as_array().map(Vec::len), Some(1));
+    harness.ctx.gpus.publish_refusal(None);
+    harness.post("/v1/batches", &creation).await.ok();
+    harness.post_empty(&retry).await.ok();
+}
+
+#[tokio::test]
 async fn retried_lines_stand_in_the_place_of_the_failed_ones() {
     let harness = Harness::new();
     let parent = five(&harness).await;
