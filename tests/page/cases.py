@@ -161,6 +161,44 @@ def shows_hostile_texts_as_text(page, server, hostile):
     assert page.run("window.hacked === undefined")
 
 
+def shows_what_engines_and_gpus_tell(page, server):
+    """What this machine has none of: an engine that we start, and a GPU. Each text of theirs may be hostile."""
+    overview = server.call("GET", "/v1/overview")
+    engine = overview["health"]["engines"][0]
+    engine["state"], engine["reason"] = "withheld", "it is being started"
+    engine["facts"] = {
+        "flavour": "llama_cpp", "version": "b4242", "models": [], "notices": [f"set more slots {HOSTILE}"],
+        "capacity": {"slots": 4, "permits": None, "kv_tokens": 65536},
+        "load": {"running": 3, "waiting": 17, "kv_usage": 0.25},
+    }
+    engine["process"] = {
+        "state": "starting", "ready_since": None, "restarts": 2, "failures": 1, "failure": "it ended with 1",
+        "load_seconds": 75.5, "last_line": HOSTILE, "gpu": 0, "log": "logs/big.log",
+    }
+    overview["health"]["gpu"] = {
+        "healthy": False, "memory_percent": 91.5, "temperature_c": 86, "reason": "GPU 0 has 86 degrees",
+        "devices": [{
+            "index": 0, "name": "RTX 4080", "uuid": "GPU-1", "memory_used_bytes": 15_000_000_000,
+            "memory_total_bytes": 16_400_000_000, "temperature_c": 86, "power_watts": 301.4, "heat": "too_hot",
+            "utilization_percent": 99, "processes": [{"pid": 42, "memory_bytes": 14_900_000_000}], "trouble": None,
+        }],
+    }
+    # The next refresh overwrites it: it is read in the same breath.
+    text = page.run(
+        f"""import("/page/server.js").then((server) => {{
+            server.showServer({json.dumps(overview)});
+            return ["engines", "gpus", "gpu", "gpu-more"].map((id) => document.getElementById(id).innerText).join("\\n");
+        }})"""
+    )
+    for wanted in [
+        "withheld", "it is being started", "llama.cpp b4242", "3 running, 17 waiting, KV cache 25.0 %", "4 at once",
+        "65,536 tokens", f"set more slots {HOSTILE}", "starting", "1 min 16 s", "it ended with 1", "logs/big.log",
+        "0: RTX 4080", "too hot", "86 °C", "15.0 GB of 16.4 GB", "99 %", "301 W", "42 (14.9 GB)", "GPU 0 has 86 degrees",
+    ]:
+        assert wanted in text, (wanted, text)
+    assert page.run("window.hacked === undefined")
+
+
 def pauses_resumes_and_sets_priority(page, server, running):
     press(page, running, "pause")
     wait_until(lambda: server.batch(running)["overnight"]["paused"], "it is paused")
@@ -321,6 +359,7 @@ def main():
         page = Page(browser)
         case(shows_progress_as_the_api_has_it, page, open_server, running)
         case(shows_hostile_texts_as_text, page, open_server, hostile)
+        case(shows_what_engines_and_gpus_tell, page, open_server)
         case(pauses_resumes_and_sets_priority, page, open_server, running)
         case(cancels_only_when_confirmed, page, open_server, running)
         case(sends_failed_requests_again, page, open_server, hostile)

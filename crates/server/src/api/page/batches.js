@@ -125,6 +125,7 @@ function counts(batch) {
   if (total === 0) return batch.ended ? "no request was run" : "its input is being checked";
   const parts = [`${words.count(completed + failed)} of ${words.count(total)} (${words.percent(completed + failed, total)})`];
   if (failed > 0) parts.push(`${words.count(failed)} failed`);
+  if (ours.cut_short > 0) parts.push(`${words.count(ours.cut_short)} cut short by their length`);
   if (batch.ended) {
     const at = batch.completed_at ?? batch.failed_at ?? batch.expired_at ?? batch.cancelled_at;
     if (at) parts.push(`ended ${words.moment(at)} after ${words.span(at - batch.created_at)}`);

@@ -128,9 +128,24 @@ function showEngine(card, engine, now) {
     ["in flight", `${words.count(engine.in_flight)}, window ${words.count(engine.window)}`],
     ["its load", load(told?.load)],
     ["its capacity", capacity(told?.capacity)],
+    ...own(engine.process, now),
     ["last answer", engine.last_answer_at ? `${words.span((now - engine.last_answer_at) / 1000)} ago` : ""],
   ]);
   keep(notices, told?.notices ?? [], (text) => text, (text) => make("li", {}, text), () => {});
+}
+
+/** The process of an engine that is started here. */
+function own(process, now) {
+  if (!process) return [];
+  const ready = process.ready_since == null ? "" : `, ready for ${words.span((now - process.ready_since) / 1000)}`;
+  return [
+    ["process", process.state.replace("_", " ") + ready],
+    ["took to load", process.load_seconds == null ? "" : words.span(process.load_seconds)],
+    ["restarts", process.restarts > 0 ? words.count(process.restarts) : ""],
+    ["failure", process.failure],
+    ["last line", process.last_line],
+    ["log", process.log],
+  ];
 }
 
 function load(load) {
