@@ -186,6 +186,7 @@ pub fn share_tokens(usage: Usage, shares: &[Share]) -> Vec<Usage> {
         cached_tokens: parts[1][at],
         output_tokens: parts[2][at],
         reasoning_tokens: parts[3][at],
+        cut_short: 0,
     };
     (0..shares.len()).map(usage_at).collect()
 }

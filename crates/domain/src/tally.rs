@@ -4,13 +4,16 @@ use std::ops::{Add, AddAssign};
 
 use serde::{Deserialize, Serialize};
 
-/// Tokens as the engines reported them, summed over answered requests.
+/// Tokens and endings as the engines reported them, summed over answered requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Usage {
     pub input_tokens: u64,
     pub cached_tokens: u64,
     pub output_tokens: u64,
     pub reasoning_tokens: u64,
+    /// Answers that ended because they were as long as they might be (`finish_reason: length`), not because all was said.
+    #[serde(default)]
+    pub cut_short: u64,
 }
 
 impl AddAssign for Usage {
@@ -20,6 +23,7 @@ impl AddAssign for Usage {
         self.cached_tokens = self.cached_tokens.saturating_add(other.cached_tokens);
         self.output_tokens = self.output_tokens.saturating_add(other.output_tokens);
         self.reasoning_tokens = self.reasoning_tokens.saturating_add(other.reasoning_tokens);
+        self.cut_short = self.cut_short.saturating_add(other.cut_short);
     }
 }
 

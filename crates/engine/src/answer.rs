@@ -29,14 +29,19 @@ pub(crate) fn read(route: Route, body: &[u8]) -> Result<Reading, String> {
     let mut reading = Reading::default();
     let mut choices = None;
     let mut data = None;
+    let mut is_cut_short = false;
     let walk = each_member(text, |name, value| match name {
         "usage" => reading.usage = read_usage(value.get()),
         "model" => reading.model = read_text(value.get()),
         "choices" => choices = Some(value.get()),
         "data" => data = Some(value.get()),
+        // Of the Responses route: everything that ends it early is told as `incomplete`.
+        "status" if route == Route::Responses => is_cut_short = value.get() == "\"incomplete\"",
         _ => {}
     });
     walk.map_err(|error| format!("not a JSON object: {error}"))?;
+    is_cut_short |= choices.is_some_and(ends_at_length);
+    reading.usage.cut_short = u64::from(is_cut_short);
     match route {
         Route::ChatCompletions | Route::Completions if !choices.is_some_and(has_elements) => {
             Err("empty choices".to_owned())
@@ -86,6 +91,15 @@ pub(crate) fn read_error(body: &[u8]) -> Option<String> {
 
 fn has_elements(value: &str) -> bool {
     value.strip_prefix('[').is_some_and(|tail| !tail.trim_start().starts_with(']'))
+}
+
+/// Whether a choice says so. Within a text the quotation marks of the name would be escaped, so what is found is a name.
+fn ends_at_length(choices: &str) -> bool {
+    const NAME: &str = "\"finish_reason\"";
+    choices.match_indices(NAME).any(|(at, _)| {
+        let rest = choices[at + NAME.len()..].trim_start().strip_prefix(':');
+        rest.is_some_and(|rest| rest.trim_start().starts_with("\"length\""))
+    })
 }
 
 fn read_text(value: &str) -> Option<String> {
@@ -193,6 +207,7 @@ mod tests {
             cached_tokens: cached,
             output_tokens: output,
             reasoning_tokens: reasoning,
+            cut_short: 0,
         }
     }
 
@@ -207,6 +222,25 @@ mod tests {
             br#"{"output":[],"usage":{"input_tokens":3,"input_tokens_details":{"cached_tokens":1},
             "output_tokens":5,"output_tokens_details":{"reasoning_tokens":2}}}"#;
         assert_eq!(read(Route::Responses, responses).unwrap().usage, usage(3, 1, 5, 2));
+    }
+
+    #[test]
+    fn an_answer_that_ended_at_its_limit_is_counted() {
+        let cut = |route, body: &str| read(route, body.as_bytes()).unwrap().usage.cut_short;
+        let chat = Route::ChatCompletions;
+        assert_eq!(
+            cut(chat, r#"{"choices":[{"finish_reason":"stop"},{"finish_reason" : "length"}]}"#),
+            1
+        );
+        assert_eq!(
+            cut(chat, r#"{"choices":[{"finish_reason":"stop"}],"x":{"finish_reason":"length"}}"#),
+            0
+        );
+        let quoted = r#"{"choices":[{"message":{"content":"{\"finish_reason\":\"length\"}"},"finish_reason":null}]}"#;
+        assert_eq!(cut(chat, quoted), 0, "said, not so");
+        assert_eq!(cut(Route::Responses, r#"{"status":"incomplete","output":[]}"#), 1);
+        assert_eq!(cut(Route::Responses, r#"{"status":"completed","output":[]}"#), 0);
+        assert_eq!(cut(chat, r#"{"status":"incomplete","choices":[{}]}"#), 0);
     }
 
     #[test]

@@ -20,6 +20,9 @@ const SEGMENT_MARKER: [u8; 8] = *b"\xffonsegm\xfe";
 /// Behind marker and checksum: what the checksum covers.
 const COVERED_FROM: usize = 12;
 
+/// A flag of byte 101: the answer ended because it was as long as it might be.
+const CUT_SHORT: u8 = 1;
+
 /// What bytes turn out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Decoded<T> {
@@ -99,6 +102,7 @@ impl StoredHeader {
         put(&mut bytes, 96, facts.model.to_le_bytes());
         put(&mut bytes, 98, facts.status.to_le_bytes());
         bytes[100] = facts.fault;
+        bytes[101] = if facts.usage.cut_short > 0 { CUT_SHORT } else { 0 };
         put(&mut bytes, 104, self.payload_len.to_le_bytes());
         put(&mut bytes, 108, self.payload_crc.to_le_bytes());
         seal(&mut bytes, FRAME_MARKER);
@@ -146,6 +150,7 @@ impl StoredHeader {
                     cached_tokens: u64::from(u32_at(80)),
                     output_tokens: u64::from(u32_at(84)),
                     reasoning_tokens: u64::from(u32_at(88)),
+                    cut_short: u64::from(bytes[101] & CUT_SHORT),
                 },
             },
         })

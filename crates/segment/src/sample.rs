@@ -39,7 +39,13 @@ pub(crate) fn header(index: u32) -> FrameHeader {
         fault: 4,
         started_at: UnixTime::from_millis(1_700_000_000_000 + u64::from(index)),
         duration: Duration::from_millis(u64::from(index)),
-        usage: Usage { input_tokens: 5, cached_tokens: 6, output_tokens: 7, reasoning_tokens: 8 },
+        usage: Usage {
+            input_tokens: 5,
+            cached_tokens: 6,
+            output_tokens: 7,
+            reasoning_tokens: 8,
+            cut_short: 0,
+        },
     }
 }
 

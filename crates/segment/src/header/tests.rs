@@ -42,6 +42,15 @@ fn version_1_stays_as_it_is() {
 }
 
 #[test]
+fn an_answer_that_was_cut_short_is_a_flag() {
+    let mut header = stored(1);
+    header.facts.usage.cut_short = 1;
+    let bytes = header.encode();
+    assert_eq!(bytes[101], 1);
+    assert_eq!(StoredHeader::decode(&bytes), Decoded::Valid(header));
+}
+
+#[test]
 fn what_is_too_long_for_its_field_is_kept_as_the_most() {
     let mut header = stored(1);
     header.facts.usage.input_tokens = u64::MAX;

@@ -92,6 +92,8 @@ struct Ours {
     waiting_reason: Option<String>,
     parent: Option<String>,
     open_chunks: usize,
+    /// Answers that ended because they were as long as they might be.
+    cut_short: u64,
     created_at_ms: u64,
     rate_per_second: Option<f64>,
     eta_seconds: Option<f64>,
@@ -142,6 +144,7 @@ impl BatchView {
                 waiting_reason,
                 parent: batch.parent.map(String::from),
                 open_chunks: open.len(),
+                cut_short: tally.usage.cut_short,
                 created_at_ms: moments.created_at.millis(),
                 rate_per_second: rate,
                 eta_seconds: eta.map(|eta| eta.expected.as_secs_f64()),

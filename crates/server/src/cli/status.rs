@@ -39,6 +39,12 @@ pub(super) fn path(id: &str) -> String {
     format!("/v1/batches/{}", escape(id))
 }
 
+fn cut_short(count: u64) -> String {
+    format!(
+        "{count} answers ended at their limit of length: `max_tokens` or the context is too small for them"
+    )
+}
+
 pub(super) fn print(screen: Screen, batch: &BatchView) -> std::io::Result<()> {
     let counts = batch.request_counts;
     let mut lines = vec![
@@ -55,6 +61,7 @@ pub(super) fn print(screen: Screen, batch: &BatchView) -> std::io::Result<()> {
     push("model", batch.model.clone());
     push("name", batch.name().map(str::to_owned));
     push("priority", ours.priority.filter(|priority| *priority != 0).map(|number| number.to_string()));
+    push("cut short", (ours.cut_short > 0).then(|| cut_short(ours.cut_short)));
     push("paused", ours.pause_reason.clone());
     push("waits", ours.waiting_reason.clone());
     push("parent", ours.parent.clone());

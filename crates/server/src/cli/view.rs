@@ -54,6 +54,7 @@ pub(super) struct Ours {
     pub(super) pause_reason: Option<String>,
     pub(super) waiting_reason: Option<String>,
     pub(super) parent: Option<String>,
+    pub(super) cut_short: u64,
     pub(super) rate_per_second: Option<f64>,
 }
 

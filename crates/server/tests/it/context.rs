@@ -139,3 +139,19 @@ fn the_border_of_the_context_token_by_token_with_a_version_that_cuts() {
     series("0.9.6", chat);
     series("0.9.6", question);
 }
+
+/// Answers that end at their limit are whole answers to whole prompts, and people want to know how many there are.
+#[test]
+fn answers_that_end_at_their_limit_are_counted() {
+    let server = start("0.32.9");
+    let request = |at: usize| {
+        let mut request = question(at, 100);
+        request["body"]["max_tokens"] = json!(if at < 7 { 0 } else { 100 });
+        request
+    };
+    let input = (0..50).map(|at| format!("{}\n", request(at))).collect::<Vec<_>>().concat();
+    let id = server.create(&server.upload(input.as_bytes()));
+    let batch = server.wait_for_end_of(&id);
+    assert_eq!(batch["request_counts"]["completed"], 50, "{batch}");
+    assert_eq!(batch["overnight"]["cut_short"], 7, "{batch}");
+}

@@ -165,6 +165,7 @@ pub fn tally(completed: u64, failed: u64) -> Tally {
         cached_tokens: 1,
         output_tokens: completed,
         reasoning_tokens: 2,
+        cut_short: 1,
     };
     Tally { completed, failed, usage }
 }

@@ -202,6 +202,7 @@ fn batch_overnight() -> Value {
         ("parent", or_null(text())),
         ("open_chunks", integer()),
         ("created_at_ms", integer()),
+        ("cut_short", integer()),
         ("rate_per_second", or_null(number())),
         ("eta_seconds", or_null(number())),
         ("eta_bounds_seconds", or_null(json!({"type": "array", "items": {"type": "number"}}))),
