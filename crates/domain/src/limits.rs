@@ -87,6 +87,11 @@ pub const DEADLINE_FACTOR: u32 = 4;
 /// An answer that has begun and then says nothing for so long is stuck.
 pub const STALL_AFTER: Duration = Duration::from_secs(120);
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A silent connection is asked whether somebody is still there: an engine on another machine may have forgotten it while
+/// ours slept, and would let us wait for the whole deadline. After about two minutes of no sign it counts as lost.
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+pub const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
+pub const KEEPALIVE_UNANSWERED_MAX: u32 = 4;
 /// Connections were lost: how long to wait for the others to be lost too before a probe asks whether the engine is gone.
 pub const DOUBT_FOR: Duration = Duration::from_millis(50);
 /// Between probes of an endpoint whose circuit is open.

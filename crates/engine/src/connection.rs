@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use overnight_domain::limits::{KEEPALIVE_EVERY, KEEPALIVE_IDLE, KEEPALIVE_UNANSWERED_MAX};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
@@ -62,6 +63,7 @@ impl Dial<'_> {
     async fn open(&self) -> io::Result<Connection> {
         let tcp = TcpStream::connect((self.host, self.port)).await?;
         tcp.set_nodelay(true)?;
+        keep_alive(&tcp)?;
         let stream = match self.tls {
             None => Stream::Plain(tcp),
             Some(tls) => {
@@ -75,6 +77,19 @@ impl Dial<'_> {
         let driver = spawn(drive(http, Arc::clone(&meter), self.idle_max));
         Ok(Connection { sender, meter, driver })
     }
+}
+
+/// See [`KEEPALIVE_IDLE`]. The system asks, so an engine that is busy or stopped counts as there.
+fn keep_alive(tcp: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    sockopt::set_socket_keepalive(tcp, true)?;
+    #[cfg(target_os = "linux")]
+    {
+        sockopt::set_tcp_keepidle(tcp, KEEPALIVE_IDLE)?;
+        sockopt::set_tcp_keepintvl(tcp, KEEPALIVE_EVERY)?;
+        sockopt::set_tcp_keepcnt(tcp, KEEPALIVE_UNANSWERED_MAX)?;
+    }
+    Ok(())
 }
 
 #[expect(
@@ -245,5 +260,25 @@ impl AsyncWrite for Transport {
             Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_connection_that_the_other_end_forgot_is_found_out() {
+        use overnight_domain::limits::{KEEPALIVE_EVERY, KEEPALIVE_IDLE, KEEPALIVE_UNANSWERED_MAX};
+        use rustix::net::sockopt;
+        use tokio::net::{TcpListener, TcpStream};
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let tcp = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        super::keep_alive(&tcp).unwrap();
+        assert!(sockopt::socket_keepalive(&tcp).unwrap());
+        let given_up_after = sockopt::tcp_keepidle(&tcp).unwrap()
+            + sockopt::tcp_keepintvl(&tcp).unwrap() * sockopt::tcp_keepcnt(&tcp).unwrap();
+        assert_eq!(given_up_after, KEEPALIVE_IDLE + KEEPALIVE_EVERY * KEEPALIVE_UNANSWERED_MAX);
     }
 }
