@@ -12,7 +12,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::Uri;
 use overnight_domain::gpu_health::{
     GpuFacts, GpuHealth, GpuReins, GpuUse, Heat, HeatLimits, ceiling_of,
 };
@@ -135,8 +134,9 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn on_look(&mut self, look: Look, now: UnixTime) {
+    fn on_look(&mut self, mut look: Look, now: UnixTime) {
         self.health.observe(&look.devices, now);
+        look.unknown = look.unknown.take().or_else(|| self.misplaced(&look.devices));
         self.say(look.unknown.as_ref());
         self.say_heats(&look.devices);
         self.follow(look);
@@ -150,6 +150,20 @@ impl<'a> Watch<'a> {
         let text = format!("{}: it has been silent for {} s", unknown.text, silence.as_secs());
         let unknown = Unknown::trouble(text);
         self.follow(Look { devices: Vec::new(), unknown: Some(unknown) });
+    }
+
+    /// An engine on a GPU that is not there: its owner has miscounted, and nobody watches for it.
+    fn misplaced(&self, devices: &[GpuFacts]) -> Option<Unknown> {
+        let is_there = |gpu: u32| devices.iter().any(|facts| facts.index == gpu);
+        let wrong = self.uses.iter().find_map(|(engine, usage)| {
+            usage.gpu.filter(|gpu| !is_there(*gpu)).map(|gpu| (&engine.name, gpu))
+        });
+        let (name, gpu) = wrong.filter(|_| !devices.is_empty())?;
+        let known: Vec<String> = devices.iter().map(ToString::to_string).collect();
+        Some(Unknown::trouble(format!(
+            "engine `{name}` is on GPU {gpu} (engine.gpu), and there is only {}",
+            known.join(", ")
+        )))
     }
 
     /// Sets the reins of the endpoints, and shows everything.
@@ -241,17 +255,7 @@ impl<'a> Watch<'a> {
 
 /// How the endpoint runs on the GPUs of this machine. None: on none of them.
 fn usage(engine: &EngineConfig) -> Option<GpuUse> {
-    let is_here = engine.gpu.is_some() || is_loopback(&engine.url);
-    is_here.then_some(GpuUse { gpu: engine.gpu, memory_rule: engine.memory_rule })
-}
-
-fn is_loopback(url: &str) -> bool {
-    let Ok(uri) = url.parse::<Uri>() else { return false };
-    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    match host.parse::<std::net::IpAddr>() {
-        Ok(address) => address.is_loopback() || address.is_unspecified(),
-        Err(_) => host == "localhost" || host.ends_with(".localhost"),
-    }
+    engine.is_on_this_machine().then_some(GpuUse { gpu: engine.gpu, memory_rule: engine.memory_rule })
 }
 
 #[cfg(test)]

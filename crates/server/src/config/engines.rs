@@ -1,6 +1,7 @@
 //! `[[engine]]` and `[[key]]`: the repeated tables.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 
 use http::Uri;
 use overnight_domain::ids::TenantId;
@@ -176,7 +177,7 @@ fn engine(reader: &mut Reader<'_>) -> Result<EngineConfig, ConfigError> {
     let name = reader.required("name", name)?;
     let kind = reader.required("kind", kind)?;
     let url = reader.required("url", url)?;
-    Ok(EngineConfig {
+    let engine = EngineConfig {
         window: reader.optional("concurrency", concurrency)?.and_then(|AutoOr(number)| number),
         inputs_per_call: reader.optional("inputs_per_call", inputs)?.and_then(|AutoOr(number)| number),
         tokens_per_call: reader.optional("tokens_per_call", tokens)?.and_then(|AutoOr(number)| number),
@@ -188,7 +189,27 @@ fn engine(reader: &mut Reader<'_>) -> Result<EngineConfig, ConfigError> {
         gpu: reader.optional("gpu", gpu)?,
         memory_rule: reader.optional("memory_rule", Raw::flag)?.unwrap_or(false),
         ..EngineConfig::at(name, kind, url)
-    })
+    };
+    if engine.memory_rule && !engine.is_on_this_machine() {
+        let why = "cannot be honoured: the engine is on another machine, whose GPU is not seen from here; \
+                   where it is on this one after all, say which with `gpu`";
+        return Err(reader.refused(&reader.table.origin, "memory_rule", why));
+    }
+    Ok(engine)
+}
+
+impl EngineConfig {
+    /// Whether it runs on the GPUs of this machine, as far as its settings tell.
+    pub(crate) fn is_on_this_machine(&self) -> bool {
+        let uri = self.url.parse::<Uri>().ok();
+        let host = uri.as_ref().and_then(Uri::host).unwrap_or_default();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let is_local = match host.parse::<IpAddr>() {
+            Ok(address) => address.is_loopback() || address.is_unspecified(),
+            Err(_) => host == "localhost" || host.ends_with(".localhost"),
+        };
+        is_local || self.gpu.is_some()
+    }
 }
 
 fn num_ctx(reader: &mut Reader<'_>, kind: EngineKind) -> Result<Option<u32>, ConfigError> {

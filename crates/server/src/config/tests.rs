@@ -142,6 +142,11 @@ name = "gpu1"
 kind = "openai"
 url = "http://gpu1:8000/v1"
 concurrency = "auto"
+gpu = 1
+memory_rule = true
+
+[gpu]
+unhealthy_at = 75
 "#,
     );
     let environment = Environment::from_pairs([("SECRET", "s3cret\n"), ("OTHER", "other")]);
@@ -158,6 +163,8 @@ concurrency = "auto"
     assert_eq!((team.tenant.as_str(), team.admin), ("blue", false));
     let [gpu0, gpu1] = &config.engines[..] else { panic!("two engines") };
     assert_eq!((gpu0.window, gpu1.window), (Some(32), None));
+    assert_eq!((gpu0.gpu, gpu0.memory_rule, gpu1.gpu, gpu1.memory_rule), (None, false, Some(1), true));
+    assert_eq!((config.gpu.unhealthy_at, config.gpu.warn_at), (75, 70));
     assert_eq!(gpu0.api_key.as_ref().map(Secret::expose), Some("s3cret"));
     assert_eq!(gpu0.headers, [("X-Team".to_owned(), Secret::new("blue"))]);
     assert_eq!(gpu0.aliases, [("gpt-4o-mini".to_owned(), "Qwen/Qwen3-8B".to_owned())]);
@@ -200,6 +207,9 @@ fn what_cannot_be_honoured_is_refused_with_its_place() {
         ("[dispatch]\ncommit_after = 10", "`dispatch.commit_after` needs a unit"),
         ("[dispatch]\ncommit_after = \"1m\"", "must be at most 1s"),
         ("[dispatch]\nattempts_max = 1000", "must be from 1 to 100, not 1000"),
+        ("[gpu]\nunhealthy_at = 151", "must be from 1 to 150, not 151"),
+        ("[gpu]\nwarn_at = 90", "`gpu.warn_at` is 90, above `gpu.unhealthy_at`, which is 85"),
+        ("[gpu]\nlibrary = \"\"", "`gpu.library` must not be empty"),
         ("[dispatch]\nmemory_len = \"16MiB\"", "less than one request and one answer"),
         ("[retention]\nfiles = \"5m\"", "must be \"never\" or at least \"1h\""),
         (
@@ -246,6 +256,12 @@ fn engines_and_keys_are_refused_with_their_place() {
         ),
         (&engine.replace("//a", "//me:pw@a"), "must not hold a password"),
         (&engine.replace("\"a\"", "\"\""), "`engine.name` must be 1 to 64 letters"),
+        (&format!("{engine}gpu = 64"), "`engine.gpu` must be the number of a GPU, from 0 to 63"),
+        (&format!("{engine}gpu = -1"), "`engine.gpu` must be the number of a GPU"),
+        (
+            &format!("{engine}memory_rule = true"),
+            "`engine.memory_rule` cannot be honoured: the engine is on",
+        ),
         (&format!("{engine}concurrency = 0"), "must be \"auto\" or a number from 1 to 4096"),
         (
             &format!("{engine}api_key = \"sk-secret\""),

@@ -143,6 +143,31 @@ fn everything_that_a_gpu_tells_is_shown() {
     }
 }
 
+#[test]
+fn a_hot_gpu_here_refuses_nothing_while_an_engine_elsewhere_is_left() {
+    let gpu = Gpu::new(Build::Current);
+    let elsewhere = "[[engine]]\nname = \"far\"\nkind = \"openai\"\nurl = \"http://far.invalid:8000/v1\"\n\
+                     models = [\"sim-model\"]";
+    let server = gpu.server(Script::default(), "", elsewhere);
+    gpu.set("temperature 86");
+    wait_for(&server, |health| health["gpu"]["healthy"] == false);
+    let health = wait_for(&server, |health| health["engines"][1]["state"] == "withheld");
+    assert_ne!(health["engines"][0]["state"], "withheld", "{health}");
+    let file = server.upload(&input(3, |at| format!("prompt {at}")));
+    let id = server.create(&file);
+    let waiting = server.wait_for(&id, |batch| batch["overnight"]["waiting_reason"].is_string());
+    assert!(waiting["overnight"]["waiting_reason"].as_str().unwrap().contains("86 °C"), "{waiting}");
+    gpu.set("temperature 40");
+    assert_eq!(server.wait_for_end_of(&id)["request_counts"]["completed"], 3);
+}
+
+#[test]
+fn an_engine_on_a_gpu_that_is_not_there_is_said() {
+    let gpu = Gpu::new(Build::Current);
+    let server = gpu.server(Script::default(), "gpu = 3", "");
+    works_unwatched(&server, "`sim` is on GPU 3 (engine.gpu), and there is only GPU 0 (Stand-in 1)");
+}
+
 /// A server that cannot watch its GPU says so once, and works.
 fn works_unwatched(server: &Server, said: &str) {
     let health = wait_for(server, |health| health["gpu"]["reason"].is_string());
