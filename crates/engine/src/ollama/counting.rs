@@ -74,6 +74,11 @@ impl Ollama {
         Ok(counts)
     }
 
+    /// Has the model loaded as it is by default.
+    pub(super) async fn load(&self, model: &str, patience: &Patience) -> Result<(), Fault> {
+        self.count(model, &json!({"num_predict": 1}), "a", patience).await.map(|_| ())
+    }
+
     async fn count(
         &self,
         model: &str,

@@ -27,6 +27,11 @@ impl Ollama {
         let body = self.read_success(reply, model, None)?;
         let answer = classify::read_answer_body(call.route, &body)?;
         self.ask_loaded(patience.remaining()).await?;
+        if self.known().context_of(model).is_none() {
+            // It was unloaded since. One token brings it back, with the context that it had.
+            self.load(model, patience).await?;
+            self.ask_loaded(patience.remaining()).await?;
+        }
         let (sizes, texts) = prompt_of(&asked);
         let seen = Seen {
             prompt: Some(answer.usage.input_tokens).filter(|count| *count > 0),

@@ -155,3 +155,17 @@ fn answers_that_end_at_their_limit_are_counted() {
     assert_eq!(batch["request_counts"]["completed"], 50, "{batch}");
     assert_eq!(batch["overnight"]["cut_short"], 7, "{batch}");
 }
+
+/// An engine of the OpenAI dialect refuses by itself, in its own words.
+#[test]
+fn an_engine_that_refuses_long_prompts_is_taken_at_its_word() {
+    let script = Script { context_bytes: Some(8_000), ..Script::default() };
+    let server = Server::with(Setup { script, ..Setup::default() });
+    let requests: Vec<Value> =
+        (0..1_000).map(|at| question(at, if at % 20 == 7 { 3_000 } else { 500 })).collect();
+    let (_, errors) = run(&server, &requests);
+    assert_eq!(errors.len(), 50);
+    for line in &errors {
+        assert_eq!(line["response"]["body"]["error"]["code"], "context_length_exceeded", "{line}");
+    }
+}

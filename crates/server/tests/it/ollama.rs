@@ -254,3 +254,15 @@ fn a_full_queue_before_a_load_is_waited_out() {
     assert!(results.iter().all(|result| result["response"]["status_code"] == 200));
     assert_eq!(server.engine.loads(), 1);
 }
+
+#[test]
+fn responses_go_through_v1_and_what_ollama_has_no_route_for_is_refused() {
+    let server = server(script());
+    let bodies = [json!({"model": MODEL, "input": "hello", "instructions": "be brief"})];
+    let results = run(&server, "/v1/responses", &bodies);
+    assert_eq!(results[0]["response"]["body"]["object"], "response", "{}", results[0]);
+    let bodies = [json!({"model": MODEL, "query": "q", "documents": ["a"]})];
+    let results = run(&server, "/v1/rerank", &bodies);
+    let error = &results[0]["response"]["body"]["error"];
+    assert!(error["message"].as_str().unwrap().contains("/v1/rerank"), "{error}");
+}
