@@ -6,6 +6,7 @@
 use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use overnight_domain::batch::{Batch, BatchMoments, BatchOptions, BatchState};
@@ -23,7 +24,7 @@ use crate::results::index::{FAILED_LEN, FailedEntry, HEADER_LEN, IndexHeader};
 use crate::results::manifest::{self, Manifest};
 use crate::run::Node;
 use crate::verify::RunRecord;
-use crate::{clock, disk};
+use crate::{clock, disk, notify};
 
 /// How much of the input is read at once.
 const PIECE_LEN: usize = 1 << 20;
@@ -99,6 +100,11 @@ impl OneBatch {
             first.url,
             first.reason.unwrap_or_else(|| "down".to_owned())
         ))
+    }
+
+    /// Waits until whoever is told has been told everything; false when that took too long.
+    pub(crate) async fn told(&self, patience: Duration) -> bool {
+        notify::drained(&self.ctx, patience).await
     }
 
     /// Ends what runs; the state stays.
@@ -240,7 +246,7 @@ async fn create(
         parent: None,
         model: None,
         state: BatchState::Validating,
-        moments: BatchMoments::new(now, now.plus(std::time::Duration::from_secs(86_400))),
+        moments: BatchMoments::new(now, now.plus(Duration::from_secs(86_400))),
         pause: None,
         errors: Vec::new(),
         plan_blob: None,

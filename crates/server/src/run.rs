@@ -35,6 +35,7 @@ use crate::failures::Failures;
 use crate::gpu::Gpus;
 use crate::holds::Holds;
 use crate::live::Live;
+use crate::notify::{self, Sender};
 use crate::pace::Paces;
 use crate::pulse::{self, Pulse, Pulses};
 use crate::service::Announcer;
@@ -54,6 +55,7 @@ pub(crate) async fn serve(config: Config, announcer: Announcer) -> anyhow::Resul
     let address = listener.local_addr()?;
     let mut node = Node::start(config, announcer.clone()).await?;
     let ctx = node.ctx.clone();
+    node.tell(Sender::server(address));
     node.spawn("api", |pulse| api::serve(ctx, listener, pulse));
     announcer.ready();
     tracing::info!(%address, page = page_of(address), "serving");
@@ -159,6 +161,8 @@ impl Node {
             stop: CancellationToken::new(),
             config,
         });
+        let told = ctx.config.notify.subscriptions();
+        ctx.store.set_receivers(&told).await.context("failed to note who is to be told")?;
         recover_live(&ctx).await.context("failed to recover the open chunks")?;
         let mut endpoints = Vec::new();
         for engine in &ctx.config.engines {
@@ -181,6 +185,14 @@ impl Node {
         node.spawn("upkeep", |pulse| upkeep::run(ctx.clone(), pulse));
         node.spawn("sleep", |pulse| sleep::run(ctx, announcer, pulse));
         Ok(node)
+    }
+
+    /// Whoever is to be told is, from now on.
+    pub(crate) fn tell(&mut self, sender: Sender) {
+        if !self.ctx.config.notify.subscriptions().is_empty() {
+            let ctx = self.ctx.clone();
+            self.spawn("notify", |pulse| notify::run(ctx, sender, pulse));
+        }
     }
 
     /// A part has to beat as long as it lives, see [`pulse`].

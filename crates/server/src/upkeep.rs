@@ -7,6 +7,7 @@ mod leases;
 mod orphans;
 mod paces;
 mod uploads;
+mod vigil;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,7 @@ const DUTY_WITHIN: Duration = Duration::from_secs(120);
 pub(crate) async fn run(ctx: Arc<Context>, pulse: Pulse) -> anyhow::Result<()> {
     note("segments of ended batches", orphans::sweep_segments(&ctx).await)?;
     let mut suspends = SuspendWatch::new();
+    let mut watch = vigil::Watch::new(&ctx);
     let mut often = tokio::time::interval(OFTEN);
     let mut heartbeat = tokio::time::interval(HEARTBEAT_EVERY);
     let mut seldom = tokio::time::interval(SELDOM);
@@ -42,6 +44,9 @@ pub(crate) async fn run(ctx: Arc<Context>, pulse: Pulse) -> anyhow::Result<()> {
                 }
                 note("expiry of batches", within(&pulse, batches::expire(&ctx)).await)?;
                 note("pace of batches", within(&pulse, paces::observe(&ctx)).await)?;
+                if let Some(watch) = &mut watch {
+                    note("vigil", within(&pulse, watch.look(&ctx)).await)?;
+                }
             }
             _ = heartbeat.tick() => note("heartbeat", within(&pulse, heartbeat::beat(&ctx)).await)?,
             _ = seldom.tick() => {

@@ -4,15 +4,15 @@
 
 use std::collections::BTreeMap;
 
-use overnight_domain::batch::{Batch, BatchError, BatchState, BatchStatus};
+use overnight_domain::batch::{BatchError, BatchState, BatchStatus};
 use overnight_domain::tally::Tally;
 use overnight_domain::time::UnixTime;
 use overnight_store::BatchWithOpenChunks;
 use serde::Serialize;
 
 use crate::context::Context;
-use crate::endpoints::{EndpointState, EndpointView};
 use crate::live::LiveView;
+use crate::waiting::waiting_reason;
 
 #[derive(Debug, Serialize)]
 pub(super) struct BatchView {
@@ -172,39 +172,4 @@ impl UsageView {
             total_tokens: usage.input_tokens + usage.output_tokens,
         }
     }
-}
-
-/// Only what surely holds the batch up is said.
-fn waiting_reason(ctx: &Context, batch: &Batch) -> Option<String> {
-    if batch.state != BatchState::InProgress {
-        return None;
-    }
-    if let Some(pause) = &batch.pause {
-        return Some(format!("the batch is paused: {}", pause.reason));
-    }
-    if ctx.disk.is_full() {
-        return Some("the disk of the server is full".to_owned());
-    }
-    let endpoints = ctx.endpoints.view();
-    let serving: Vec<&EndpointView> = match &batch.model {
-        Some(model) => endpoints.iter().filter(|endpoint| endpoint.may_serve(model)).collect(),
-        None => endpoints.iter().collect(),
-    };
-    if serving.iter().any(|endpoint| endpoint.state == EndpointState::Up) {
-        return None;
-    }
-    if serving.is_empty() {
-        return Some(match &batch.model {
-            Some(model) => format!("no endpoint serves `{model}`"),
-            None => "no endpoint is known".to_owned(),
-        });
-    }
-    let each: Vec<String> = serving
-        .iter()
-        .map(|endpoint| {
-            let reason = endpoint.reason.as_deref().unwrap_or("it does not answer");
-            format!("`{}`: {reason}", endpoint.name)
-        })
-        .collect();
-    Some(format!("no endpoint is up; {}", each.join("; ")))
 }

@@ -18,7 +18,9 @@ use tower::ServiceExt as _;
 use crate::api::guard::Ends;
 use crate::api::router;
 use crate::blobs::Blobs;
-use crate::config::{Config, DispatchConfig, Profile, QueueConfig, RetentionConfig, ServerConfig};
+use crate::config::{
+    Config, DispatchConfig, NotifyConfig, Profile, QueueConfig, RetentionConfig, ServerConfig,
+};
 use crate::context::Context;
 use crate::disk::Disk;
 
@@ -214,6 +216,7 @@ fn config(folder: &TempDir) -> Config {
         limits: AdmissionLimits::DESKTOP,
         queue: QueueConfig { active_batches_max: None },
         retention: RetentionConfig { files: None, outputs: None },
+        notify: NotifyConfig::nobody(),
         dispatch: DispatchConfig {
             memory_len: overnight_domain::limits::MEMORY_BUDGET,
             request_len_max: overnight_domain::limits::REQUEST_LEN_MAX,

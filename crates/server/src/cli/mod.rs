@@ -13,6 +13,7 @@ mod failed;
 mod install;
 mod list;
 mod meter;
+mod notify;
 mod pause;
 mod results;
 mod resume;
@@ -87,6 +88,7 @@ enum Command {
     Resume(resume::Resume),
     Verify(verify::Verify),
     Config(config::Config),
+    Notify(notify::Notify),
     Completions(completions::Completions),
 }
 
@@ -106,6 +108,7 @@ fn run(command: Command, environment: &Environment) -> anyhow::Result<Ending> {
         Command::Resume(resume) => resume.run(environment),
         Command::Verify(verify) => verify.run(environment),
         Command::Config(config) => config.run(environment),
+        Command::Notify(notify) => notify.run(environment),
         Command::Completions(completions) => completions.run(),
     }
 }

@@ -14,9 +14,10 @@ use super::Ending;
 use super::config::ConfigOptions;
 use super::meter::Meter;
 use super::screen::Screen;
-use super::serve::start_logging;
+use super::serve::{THREADS_WITHIN, start_logging};
 use crate::config::Environment;
 use crate::config::units::{parse_duration, show_duration};
+use crate::notify::Sender;
 use crate::one_batch::{OneBatch, Progress, Targets, first_route, write_whole};
 use crate::run::{Node, exit_on_signal, stop_on_signal};
 use crate::service::Announcer;
@@ -25,6 +26,8 @@ use crate::verify::RunRecord;
 /// What is left in the state folder when the run is done.
 const RECORD: &str = "run.json";
 const POLL_EVERY: Duration = Duration::from_millis(200);
+/// At the end, whoever is told is waited for so long.
+const TOLD_WITHIN: Duration = Duration::from_secs(10);
 
 /// Run one file without a server; run it again to go on after an interruption
 #[derive(Debug, Args)]
@@ -111,7 +114,9 @@ impl Run {
         };
         let targets = Targets { input, output: self.output, errors: self.errors };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(go(config, targets, options, &folder, screen))
+        let ended = runtime.block_on(go(config, targets, options, &folder, screen));
+        runtime.shutdown_timeout(THREADS_WITHIN);
+        ended
     }
 }
 
@@ -139,7 +144,8 @@ async fn go(
     screen: Screen,
 ) -> anyhow::Result<Ending> {
     let announcer = Announcer::default();
-    let node = Node::start(config, announcer.clone()).await?;
+    let mut node = Node::start(config, announcer.clone()).await?;
+    node.tell(Sender::run(&targets.output));
     let batch = OneBatch::begin(node, &targets.input, options).await?;
     screen.note(&format!(
         "{}; `{}` is written whole at the end, until then all is in `{}`",
@@ -167,6 +173,7 @@ async fn go(
         ));
         return Ok(Ending::Interrupted);
     };
+    tell(&batch, screen).await;
     if progress.batch.state == BatchState::Failed {
         batch.finish().await?;
         // Nothing was run: with a corrected input the same command must work.
@@ -193,6 +200,14 @@ async fn go(
     Ok(end(screen, &record)?)
 }
 
+/// Whoever is to be told of the end is, before there is nobody left who could.
+async fn tell(batch: &OneBatch, screen: Screen) {
+    if !batch.told(TOLD_WITHIN).await {
+        screen
+            .note("who is to be told of this could not be reached: `overnight notify --test` says why");
+    }
+}
+
 /// Shows how far it is until it has ended.
 async fn follow(batch: &OneBatch, targets: &Targets, screen: Screen) -> anyhow::Result<Progress> {
     let mut meter = Meter::of_requests(screen, &targets.output.display().to_string());
@@ -211,6 +226,7 @@ async fn follow(batch: &OneBatch, targets: &Targets, screen: Screen) -> anyhow::
         let pause = progress.batch.pause.as_ref().map(|pause| pause.reason.clone());
         if let Some(reason) = pause {
             meter.finish();
+            tell(batch, screen).await;
             bail!("{reason}");
         }
         let reason = batch.waiting_reason();

@@ -1,5 +1,7 @@
 //! `overnight serve`.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use clap::Args;
 
@@ -8,6 +10,10 @@ use super::config::ConfigOptions;
 use super::install::InstallOptions;
 use crate::config::Environment;
 use crate::service::Announcer;
+
+/// What still blocks on a thread after everything has ended, such as a call to somebody who is told and does not answer,
+/// goes with the process.
+pub(super) const THREADS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Serve the API and work on batches, in one process
 #[derive(Debug, Args)]
@@ -39,7 +45,9 @@ impl Serve {
             .enable_all()
             .build()
             .context("failed to start the runtime")?;
-        runtime.block_on(crate::run::serve(config, Announcer::new(environment)))?;
+        let ended = runtime.block_on(crate::run::serve(config, Announcer::new(environment)));
+        runtime.shutdown_timeout(THREADS_WITHIN);
+        ended?;
         Ok(Ending::Answered)
     }
 }

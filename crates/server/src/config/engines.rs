@@ -143,17 +143,8 @@ impl Reader<'_> {
         let map = raw.map().map_err(|why| self.refused(&raw.origin, "headers", &why))?;
         let mut headers = Vec::with_capacity(map.len());
         for (name, text) in map {
-            let refused = |why: &str| self.refused(&raw.origin, &format!("headers.{name}"), why);
-            let value = if secret::is_reference(&text) {
-                secret::read(&text, self.environment).map_err(|why| refused(&why))?
-            } else {
-                Secret::new(text)
-            };
-            if http::HeaderName::try_from(name.as_str()).is_err()
-                || http::HeaderValue::try_from(value.expose()).is_err()
-            {
-                return Err(refused("is no header that HTTP could carry"));
-            }
+            let value = secret::header(&name, text, self.environment)
+                .map_err(|why| self.refused(&raw.origin, &format!("headers.{name}"), &why))?;
             self.show(&format!("headers.{name}"), MASK.to_owned(), raw.origin.clone());
             headers.push((name, value));
         }

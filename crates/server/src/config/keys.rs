@@ -32,11 +32,17 @@ pub(crate) const SETTINGS: &[&str] = &[
     "gpu.warn_at",
     "gpu.unhealthy_at",
     "discovery.ports",
+    "notify.command",
+    "notify.url",
+    "notify.headers",
+    "notify.events",
+    "notify.no_progress_after",
+    "notify.no_endpoint_after",
 ];
 
 /// The tables that hold them.
 pub(super) const TABLES: &[&str] =
-    &["server", "limits", "queue", "retention", "dispatch", "gpu", "discovery"];
+    &["server", "limits", "queue", "retention", "dispatch", "gpu", "discovery", "notify"];
 
 /// The variable that lists the addresses of engines, for those who have no file.
 pub(super) const ENGINE_VARIABLE: &str = "OVERNIGHT_ENGINE";

@@ -20,8 +20,8 @@ use super::keys::{ENGINE_VARIABLE, SETTINGS, refusal, setting_of_variable, varia
 use super::units::{show_duration, show_size};
 use super::value::{Origin, Raw, Value};
 use super::{
-    Config, DiscoveryConfig, DispatchConfig, GpuConfig, Profile, QueueConfig, RetentionConfig,
-    ServerConfig, engines,
+    Config, DiscoveryConfig, DispatchConfig, GpuConfig, NotifyConfig, Profile, QueueConfig,
+    RetentionConfig, ServerConfig, engines, notify,
 };
 
 /// The file that is read when none is named.
@@ -120,6 +120,7 @@ pub fn load(sources: Sources) -> Result<(Config, Origins), ConfigError> {
 
     let mut config = settings(&mut resolver)?;
     let environment = &sources.environment;
+    config.notify = notify::notify(&mut resolver, environment)?;
     let mut shown = resolver.shown;
     config.server.keys = engines::keys(&document.keys, environment, &mut shown)?;
     config.engines = match engine_urls {
@@ -148,14 +149,14 @@ fn read_file(sources: &Sources) -> Result<Document, ConfigError> {
     }
 }
 
-struct Resolver {
+pub(super) struct Resolver {
     /// The winning layer's value of each key.
     layers: HashMap<String, Raw>,
-    shown: Vec<Shown>,
+    pub(super) shown: Vec<Shown>,
 }
 
 impl Resolver {
-    fn value<T>(
+    pub(super) fn value<T>(
         &mut self,
         key: &str,
         default: (T, Origin),
@@ -245,6 +246,7 @@ fn settings(resolver: &mut Resolver) -> Result<Config, ConfigError> {
         },
         dispatch: dispatch(resolver)?,
         gpu: gpu(resolver)?,
+        notify: NotifyConfig::nobody(),
         engines: Vec::new(),
         discovery: DiscoveryConfig { ports: ports(resolver)? },
     })

@@ -7,6 +7,7 @@ mod environment;
 mod file;
 pub(crate) mod keys;
 mod load;
+mod notify;
 mod secret;
 pub(crate) mod units;
 mod value;
@@ -22,6 +23,7 @@ use overnight_engine::EngineKind;
 pub use environment::Environment;
 pub(crate) use load::FILE_NAME;
 pub use load::{ConfigError, FlagValue, Origins, Shown, Sources, load};
+pub use notify::{NotifyConfig, NotifyUrl};
 pub use value::Origin;
 
 /// A value that must never be shown or logged.
@@ -85,6 +87,7 @@ pub struct Config {
     pub retention: RetentionConfig,
     pub dispatch: DispatchConfig,
     pub gpu: GpuConfig,
+    pub notify: NotifyConfig,
     /// Empty: look for engines on the usual local ports.
     pub engines: Vec<EngineConfig>,
     pub discovery: DiscoveryConfig,

@@ -32,6 +32,16 @@ pub(super) fn read(reference: &str, environment: &Environment) -> Result<Secret,
     Ok(Secret::new(value))
 }
 
+/// The value of a header, given as it is or by reference.
+pub(super) fn header(name: &str, text: String, environment: &Environment) -> Result<Secret, String> {
+    let value = if is_reference(&text) { read(&text, environment)? } else { Secret::new(text) };
+    if http::HeaderName::try_from(name).is_err() || http::HeaderValue::try_from(value.expose()).is_err()
+    {
+        return Err("is no header that HTTP could carry".to_owned());
+    }
+    Ok(value)
+}
+
 /// A little more than a key at most, so that a wrong file is seen as one without being read to its end.
 fn read_file(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();

@@ -233,6 +233,56 @@ fn what_cannot_be_honoured_is_refused_with_its_place() {
 }
 
 #[test]
+fn who_is_told_is_refused_with_its_place() {
+    assert_refused(&[
+        ("[notify]\nurl = \"ftp://a\"", "overnight.toml:2: `notify.url` must begin with `http://`"),
+        ("[notify]\nurl = \"https://me:pw@a/\"", "must not hold a password: use `notify.headers`"),
+        ("[notify]\nurl = \"env:NOT_SET\"", "names the variable `NOT_SET`, which is not set"),
+        ("[notify]\ncommand = \"sh -c 'echo\"", "`notify.command` ends inside quotes"),
+        ("[notify]\ncommand = \" \"", "`notify.command` names no program"),
+        ("[notify]\ncommand = [\"sh\"]", "`notify.command` must be text in quotes"),
+        ("[notify]\ncommand = \"a \\u0000\"", "`notify.command` must not hold a NUL"),
+        (
+            "[notify]\nevents = [\"batch_end\"]",
+            "may hold batch_ended, batch_paused, no_progress, no_endpoint, not `batch_end`",
+        ),
+        ("[notify]\nevents = []", "`notify.events` names no event"),
+        ("[notify]\nno_progress_after = \"10ms\"", "must be at least 1s"),
+        (
+            "[notify]\n\nheaders = { A = \"b\" }",
+            "overnight.toml:3: `notify.headers` are sent to `notify.url`, and there is none",
+        ),
+        (
+            "[notify]\nurl = \"http://a\"\nheaders = { A = \"env:NOT_SET\" }",
+            "`notify.headers` has `A`, which names the variable `NOT_SET`",
+        ),
+        (
+            "[notify]\nurl = \"http://a\"\nheaders = { \"a b\" = \"sk-secret\" }",
+            "`notify.headers` has `a b`, which is no header that HTTP could carry",
+        ),
+        ("[notify]\nurls = \"http://a\"", "unknown key `notify.urls`; did you mean `notify.url`?"),
+    ]);
+}
+
+#[test]
+fn who_is_told_is_shown_without_its_secrets() {
+    let folder = Folder::with(
+        "[notify]\ncommand = \"tell 'a b'\"\nurl = \"env:HOOK\"\nheaders = { X-Auth = \"env:SECRET\" }\n",
+    );
+    let hook = "https://hooks.example/services/s3cret?a=b";
+    let environment = Environment::from_pairs([("SECRET", "s3cret"), ("HOOK", hook)]);
+    let (config, origins) = load(Sources { environment, ..folder.sources() }).unwrap();
+    assert_eq!(config.notify.command, Some(vec!["tell".to_owned(), "a b".to_owned()]));
+    assert_eq!(config.notify.url.as_ref().map(|url| url.address.expose()), Some(hook));
+    assert_eq!(config.notify.subscriptions().len(), 2);
+    assert_eq!(origin_of(&origins, "notify.command").0, "tell 'a b'");
+    assert_eq!(origin_of(&origins, "notify.url").0, "https://hooks.example/***");
+    assert_eq!(origin_of(&origins, "notify.headers").0, "X-Auth = ***");
+    let all = format!("{origins:?}{config:?}");
+    assert!(!all.contains("s3cret"), "{all}");
+}
+
+#[test]
 fn engines_and_keys_are_refused_with_their_place() {
     let engine = "[[engine]]\nname = \"a\"\nkind = \"openai\"\nurl = \"http://a/v1\"\n";
     assert_refused(&[

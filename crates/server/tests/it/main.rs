@@ -11,6 +11,7 @@ mod garbage;
 mod gpu;
 mod harness;
 mod model;
+mod notify;
 mod ollama;
 mod overview;
 mod packing;
