@@ -126,7 +126,8 @@ impl Node {
     pub(crate) async fn start(mut config: Config, announcer: Announcer) -> anyhow::Result<Self> {
         let lock = lock(&config.data)?;
         if config.engines.is_empty() {
-            config.engines = find_engines(&config.discovery.ports).await?;
+            let found = find_engines(&config.discovery.ports).await?;
+            config.use_engines(found).map_err(anyhow::Error::msg)?;
         }
         let store = SqliteStore::open(&config.database)
             .with_context(|| format!("failed to open the database `{}`", config.database.display()))?;

@@ -228,5 +228,6 @@ fn config(folder: &TempDir) -> Config {
         gpu: crate::config::GpuConfig::default(),
         engines: Vec::new(),
         discovery: crate::config::DiscoveryConfig { ports: Vec::new() },
+        models: Vec::new(),
     }
 }

@@ -96,20 +96,21 @@ pub(super) fn keys(
     Ok(keys)
 }
 
-struct Reader<'a> {
-    kind: &'static str,
-    number: usize,
-    table: &'a Members,
-    environment: &'a Environment,
-    shown: &'a mut Vec<Shown>,
+/// One of the repeated tables, read member by member.
+pub(super) struct Reader<'a> {
+    pub(super) kind: &'static str,
+    pub(super) number: usize,
+    pub(super) table: &'a Members,
+    pub(super) environment: &'a Environment,
+    pub(super) shown: &'a mut Vec<Shown>,
 }
 
 impl Reader<'_> {
     fn find(&self, member: &str) -> Option<Raw> {
-        self.table.list.iter().find(|(name, _)| name == member).map(|(_, raw)| raw.clone())
+        self.table.find(member).cloned()
     }
 
-    fn optional<T: ToShow>(
+    pub(super) fn optional<T: ToShow>(
         &mut self,
         member: &str,
         read: fn(&Raw) -> Result<T, String>,
@@ -120,7 +121,7 @@ impl Reader<'_> {
         Ok(Some(value))
     }
 
-    fn required<T: ToShow>(
+    pub(super) fn required<T: ToShow>(
         &mut self,
         member: &str,
         read: fn(&Raw) -> Result<T, String>,
@@ -297,7 +298,7 @@ fn gpu(raw: &Raw) -> Result<u32, String> {
     }
 }
 
-trait ToShow {
+pub(super) trait ToShow {
     fn to_show(&self) -> String;
 }
 

@@ -6,7 +6,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::ConfigError;
-use super::keys::{ENGINE, KEY, SETTINGS, TABLES, refusal};
+use super::keys::{ENGINE, KEY, MODEL, SETTINGS, TABLES, refusal};
 use super::value::{Origin, Raw, Value};
 
 /// What a file says.
@@ -15,13 +15,20 @@ pub(super) struct Document {
     pub(super) settings: Vec<(String, Raw)>,
     pub(super) engines: Vec<Members>,
     pub(super) keys: Vec<Members>,
+    pub(super) models: Vec<Members>,
 }
 
-/// One `[[engine]]` or `[[key]]`.
+/// One `[[engine]]`, `[[key]]` or `[[model]]`.
 #[derive(Debug)]
 pub(super) struct Members {
     pub(super) origin: Origin,
     pub(super) list: Vec<(String, Raw)>,
+}
+
+impl Members {
+    pub(super) fn find(&self, member: &str) -> Option<&Raw> {
+        self.list.iter().find(|(name, _)| name == member).map(|(_, raw)| raw)
+    }
 }
 
 pub(super) fn read(path: &Path, text: &str) -> Result<Document, ConfigError> {
@@ -37,7 +44,10 @@ pub(super) fn read(path: &Path, text: &str) -> Result<Document, ConfigError> {
                 document.engines = reader.tables("engine", ENGINE, tables)?;
             }
             ("key", DeValue::Array(tables)) => document.keys = reader.tables("key", KEY, tables)?,
-            ("engine" | "key", _) => {
+            ("model", DeValue::Array(tables)) => {
+                document.models = reader.tables("model", MODEL, tables)?;
+            }
+            ("engine" | "key" | "model", _) => {
                 let origin = reader.origin(name.span().start);
                 let name = name.get_ref();
                 return Err(ConfigError::new(

@@ -67,6 +67,9 @@ pub(crate) const ENGINE: &[&str] = &[
 /// Members of each `[[key]]`.
 pub(crate) const KEY: &[&str] = &["name", "tenant", "value", "admin"];
 
+/// Members of each `[[model]]`.
+pub(crate) const MODEL: &[&str] = &["name", "serves", "engines"];
+
 /// What is meant well but cannot be honoured, and what to do about it.
 const NOT_YET: [(&str, &str); 2] = [
     (

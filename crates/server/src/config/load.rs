@@ -21,7 +21,7 @@ use super::units::{show_duration, show_size};
 use super::value::{Origin, Raw, Value};
 use super::{
     Config, DiscoveryConfig, DispatchConfig, GpuConfig, NotifyConfig, Profile, QueueConfig,
-    RetentionConfig, ServerConfig, engines, notify,
+    RetentionConfig, ServerConfig, engines, models, notify,
 };
 
 /// The file that is read when none is named.
@@ -123,10 +123,13 @@ pub fn load(sources: Sources) -> Result<(Config, Origins), ConfigError> {
     config.notify = notify::notify(&mut resolver, environment)?;
     let mut shown = resolver.shown;
     config.server.keys = engines::keys(&document.keys, environment, &mut shown)?;
-    config.engines = match engine_urls {
+    config.models = models::models(&document.models, &document.engines, environment, &mut shown)?;
+    let engines = match engine_urls {
         Some((urls, origin)) => engines::engines_at(&urls, &origin, &mut shown)?,
         None => engines::engines(&document.engines, environment, &mut shown)?,
     };
+    let origin = document.models.first().map_or(Origin::Default, |table| table.origin.clone());
+    config.use_engines(engines).map_err(|what| ConfigError::new(&origin, what))?;
     check(&config, &shown)?;
     Ok((config, Origins(shown)))
 }
@@ -249,6 +252,7 @@ fn settings(resolver: &mut Resolver) -> Result<Config, ConfigError> {
         notify: NotifyConfig::nobody(),
         engines: Vec::new(),
         discovery: DiscoveryConfig { ports: ports(resolver)? },
+        models: Vec::new(),
     })
 }
 

@@ -7,6 +7,7 @@ mod environment;
 mod file;
 pub(crate) mod keys;
 mod load;
+mod models;
 mod notify;
 mod secret;
 pub(crate) mod units;
@@ -91,6 +92,18 @@ pub struct Config {
     /// Empty: look for engines on the usual local ports.
     pub engines: Vec<EngineConfig>,
     pub discovery: DiscoveryConfig,
+    pub models: Vec<ModelConfig>,
+}
+
+/// One name for a model, whatever the engines call it.
+#[derive(Debug, Clone)]
+pub struct ModelConfig {
+    /// What people call it.
+    pub name: String,
+    /// What the engines call it.
+    pub serves: String,
+    /// None: every engine that has it.
+    pub engines: Option<Vec<String>>,
 }
 
 /// Where engines are looked for when none is configured.
@@ -189,6 +202,16 @@ pub struct EngineConfig {
     pub gpu: Option<u32>,
     /// Whether full GPU memory narrows its window.
     pub memory_rule: bool,
+    /// The same, but only while the engine has that model.
+    pub shared_aliases: Vec<(String, String)>,
+}
+
+impl Config {
+    /// Uses these engines. Names for models that concern all engines concern them as well.
+    pub(crate) fn use_engines(&mut self, engines: Vec<EngineConfig>) -> Result<(), String> {
+        self.engines = engines;
+        models::apply(&self.models, &mut self.engines)
+    }
 }
 
 impl EngineConfig {
@@ -208,6 +231,7 @@ impl EngineConfig {
             num_ctx: None,
             gpu: None,
             memory_rule: false,
+            shared_aliases: Vec::new(),
         }
     }
 }

@@ -380,6 +380,62 @@ fn engines_may_be_given_by_their_address_alone() {
 }
 
 #[test]
+fn a_model_has_one_name_at_all_engines() {
+    let engine = |name: &str, more: &str| {
+        format!("[[engine]]\nname = \"{name}\"\nkind = \"openai\"\nurl = \"http://{name}/v1\"\n{more}\n")
+    };
+    let model = |name: &str, more: &str| {
+        format!("[[model]]\nname = \"{name}\"\nserves = \"qwen3:8b\"\n{more}\n")
+    };
+    let pair = |name: &str, serves: &str| (name.to_owned(), serves.to_owned());
+    let text = [
+        engine("a", "aliases = { big = \"mine\" }"),
+        engine("b", ""),
+        model("big", ""),
+        model("gpt", "engines = [\"b\"]"),
+    ];
+    let folder = Folder::with(&text.concat());
+    let (config, _) = load(folder.sources()).unwrap();
+    let [a, b] = &config.engines[..] else { panic!("two engines") };
+    assert_eq!(a.aliases, [pair("big", "mine")]);
+    assert_eq!(a.shared_aliases, []);
+    assert_eq!(b.aliases, [pair("gpt", "qwen3:8b")]);
+    assert_eq!(b.shared_aliases, [pair("big", "qwen3:8b")]);
+    // Engines that were found, or given by their address, are concerned as well.
+    let sources = Sources { engines: vec!["http://d/v1".to_owned()], ..folder.sources() };
+    let (config, _) = load(sources).unwrap();
+    assert_eq!(config.engines[0].shared_aliases, [pair("big", "qwen3:8b")]);
+    assert_eq!(config.engines[0].aliases, []);
+
+    let twice = [model("big", ""), model("big", "")].concat();
+    let unknown = [engine("a", ""), model("big", "engines = [\"a\", \"c\"]")].concat();
+    let against =
+        [engine("a", "aliases = { big = \"mine\" }"), model("big", "engines = [\"a\"]")].concat();
+    assert_refused(&[
+        (&twice, "overnight.toml:5: two models have the name `big`"),
+        (&unknown, "the engine `c`, and no `[[engine]]` has that name"),
+        (&against, "the engine `a` has the alias `big` for `mine`"),
+        (&model("qwen3:8b", ""), "is said to serve itself"),
+        (&model("big", "engines = []"), "names no engine"),
+        ("[[model]]\nname = \"a\"", "overnight.toml:1: this `[[model]]` has no `serves`"),
+        ("[model]\nname = \"a\"", "`model` is a list: write `[[model]]`"),
+        ("[[model]]\nserve = \"a\"", "unknown key `model.serve`; did you mean `model.serves`?"),
+        ("[discovery]\nports = []", "must name 1 to 64 ports"),
+        ("[discovery]\nports = [0]", "may only hold ports, 1 to 65535, not `0`"),
+        ("[discovery]\nports = [1.5]", "may only hold texts in quotes, or numbers"),
+    ]);
+}
+
+#[test]
+fn ports_are_numbers_in_a_file_and_text_elsewhere() {
+    let folder = Folder::with("[discovery]\nports = [8000, \"9000\"]\n");
+    assert_eq!(load(folder.sources()).unwrap().0.discovery.ports, [8000, 9000]);
+    let environment = Environment::from_pairs([("OVERNIGHT_DISCOVERY_PORTS", "1, 2")]);
+    let sources = Sources { environment, ..folder.sources() };
+    assert_eq!(load(sources).unwrap().0.discovery.ports, [1, 2]);
+}
+
+#[test]
 fn a_named_file_must_exist() {
     let folder = tempfile::tempdir().unwrap();
     let file = Some(folder.path().join("missing.toml"));
@@ -393,7 +449,8 @@ fn the_documentation_names_every_key() {
     let engine = keys::ENGINE.iter().map(|member| format!("`engine.{member}`"));
     let key = keys::KEY.iter().map(|member| format!("`key.{member}`"));
     let settings = keys::SETTINGS.iter().map(|key| format!("`{key}`"));
-    for name in settings.chain(engine).chain(key) {
+    let model = keys::MODEL.iter().map(|member| format!("`model.{member}`"));
+    for name in settings.chain(engine).chain(key).chain(model) {
         assert!(text.contains(&name), "docs/configuration.md does not name {name}");
     }
 }

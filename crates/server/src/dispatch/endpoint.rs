@@ -46,7 +46,7 @@ pub(crate) async fn ask_all(ctx: &Context, endpoints: &mut [Endpoint]) {
             Err(fault) => tracing::warn!(endpoint = name, ?fault, "endpoint does not tell what it is"),
         }
         match models {
-            Ok(models) if endpoint.models.is_none() => endpoint.models = Some(models),
+            Ok(models) if endpoint.models.is_none() => endpoint.set_models(models),
             Ok(_) => {}
             Err(fault) => tracing::warn!(endpoint = name, ?fault, "endpoint does not tell its models"),
         }
@@ -76,11 +76,12 @@ impl Endpoint {
             value.set_sensitive(true);
             setup.headers.push((http::HeaderName::try_from(name).with_context(header)?, value));
         }
+        let models = (!config.models.is_empty()).then(|| config.models.clone());
         Ok(Self {
             engine: overnight_engine::connect(config.kind, &setup)?,
             config: config.clone(),
-            aliases: config.aliases.clone(),
-            models: (!config.models.is_empty()).then(|| config.models.clone()),
+            aliases: aliases(config, models.as_deref()),
+            models,
             last_answer_at: None,
             facts: None,
             frame_number: ctx.endpoint_names.number(&config.name),
@@ -129,6 +130,11 @@ impl Endpoint {
         PackLimits::of(self.config.inputs_per_call, self.config.tokens_per_call, facts)
     }
 
+    pub(super) fn set_models(&mut self, models: Vec<String>) {
+        self.aliases = aliases(&self.config, Some(&models));
+        self.models = Some(models);
+    }
+
     /// Every name that a request may use for a model of this endpoint.
     pub(super) fn served(&self) -> Option<Vec<String>> {
         let aliases = self.aliases.iter().map(|(alias, _)| alias.clone());
@@ -162,4 +168,11 @@ impl Endpoint {
             facts: self.facts_with_ceiling(core.pack_ceiling(number)),
         }
     }
+}
+
+/// The engine's own, and those of `[[model]]` for what it has. As long as it has not told, it may have anything.
+fn aliases(config: &EngineConfig, models: Option<&[String]>) -> Vec<(String, String)> {
+    let has = |model: &String| models.is_none_or(|models| models.contains(model));
+    let shared = config.shared_aliases.iter().filter(|(_, serves)| has(serves));
+    config.aliases.iter().chain(shared).cloned().collect()
 }

@@ -152,7 +152,7 @@ impl Dispatch {
         match result {
             Ok(models) => {
                 let endpoint = &mut self.endpoints[number.index()];
-                endpoint.models = Some(models);
+                endpoint.set_models(models);
                 let served = endpoint.served();
                 self.core.set_models(number, served);
             }
