@@ -9,6 +9,8 @@ use serde_json::Value;
 use crate::calls::body_key;
 use crate::directive::Text;
 use crate::lists;
+use crate::shape::Shape;
+use crate::shapes;
 
 /// What the text of an answer must survive: characters that careless readers take for the end of a line, an escape,
 /// a character outside the basic plane, the smallest control character.
@@ -32,6 +34,7 @@ pub(crate) struct Question<'a> {
     /// How long the text shall be, in bytes.
     pub(crate) len: Option<u64>,
     pub(crate) embedding_len: usize,
+    pub(crate) shape: Shape,
 }
 
 /// The request cannot be answered as it is: 400.
@@ -41,6 +44,11 @@ pub(crate) struct BadRequest(pub(crate) String);
 /// Writes the body of the answer.
 pub(crate) fn write_answer(question: &Question<'_>, out: &mut Vec<u8>) -> Result<(), BadRequest> {
     match question.route {
+        Route::ChatCompletions | Route::Completions
+            if !matches!(question.shape, Shape::OpenAi | Shape::Ollama | Shape::Tei) =>
+        {
+            return write_shaped(question, out);
+        }
         Route::ChatCompletions => write_chat(question, out),
         Route::Completions => write_completion(question, out),
         Route::Responses => write_response(question, out),
@@ -49,6 +57,18 @@ pub(crate) fn write_answer(question: &Question<'_>, out: &mut Vec<u8>) -> Result
         Route::Rerank => return lists::write_rerank(question, out),
         Route::Score => return lists::write_score(question, out),
     }
+    Ok(())
+}
+
+/// An answer that does what the request asks for, as an engine of that shape would.
+fn write_shaped(question: &Question<'_>, out: &mut Vec<u8>) -> Result<(), BadRequest> {
+    let asked: Value =
+        serde_json::from_slice(question.body).map_err(|error| BadRequest(error.to_string()))?;
+    let mut plain = Vec::new();
+    write_answer(&Question { shape: Shape::OpenAi, ..*question }, &mut plain)?;
+    let mut answer: Value = serde_json::from_slice(&plain).expect("our own words");
+    shapes::chat::shape(&asked, &mut answer)?;
+    push_json(out, &answer);
     Ok(())
 }
 
@@ -239,6 +259,7 @@ mod tests {
             text,
             len,
             embedding_len: 4,
+            shape: Shape::OpenAi,
         };
         let mut out = Vec::new();
         write_answer(&question, &mut out).unwrap();

@@ -5,17 +5,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use overnight_domain::route::Route;
+use serde_json::Value;
 use tokio::sync::Semaphore;
 
-use crate::answer::{BadRequest, Question, write_answer};
+use crate::answer::{BadRequest, Question, tokens, write_answer};
 use crate::calls::{InFlight, Ledger, body_key, marker_key};
 use crate::directive::{Directive, Outcome};
 use crate::lists::count_inputs;
 use crate::ollama::Runner;
 use crate::request::model_of;
 use crate::script::{Embeddings, Rule, Script, When};
+use crate::shapes::{self, Refused};
 use crate::steps::{Step, push_status, steps_of};
-use crate::wire::{push_error_answer, push_ok_head};
+use crate::wire::{push_error_answer, push_json_answer, push_ok_head};
 
 /// A script at work, with what it counts.
 #[derive(Debug)]
@@ -50,7 +52,7 @@ pub(crate) struct Buffers {
 impl Active {
     pub(crate) fn new(script: Script) -> Self {
         let model = script.models.first().map_or("sim-model", String::as_str);
-        let quoted = serde_json::Value::from(model).to_string();
+        let quoted = Value::from(model).to_string();
         Self {
             since: Instant::now(),
             seen: script.rules.iter().map(|_| AtomicU64::new(0)).collect(),
@@ -101,6 +103,7 @@ impl Active {
             text: joined.text.unwrap_or(self.script.text),
             len: joined.len,
             embedding_len: self.script.embedding_len,
+            shape: self.script.shape,
         };
         let delay = joined.delay.unwrap_or_else(|| {
             self.script.latency.of(hash, arrived.now) + self.list_latency(route, body)
@@ -151,12 +154,20 @@ impl Active {
             return Some(Conduct::immediate());
         }
         if self.script.strict_models && !self.script.models.iter().any(|known| known == model) {
+            if let Some(said) = shapes::refusal(self.script.shape, Refused::UnknownModel(model)) {
+                return Some(said_by_shape(buffers, said));
+            }
             let message = format!("The model `{model}` does not exist.");
             return Some(immediate(buffers, 404, &message, "model_not_found"));
         }
         if let Some(limit) = self.script.context_bytes
             && body.len() > limit
         {
+            let (prompt_tokens, context_len) = (tokens(body.len()), tokens(limit));
+            let refused = Refused::TooLong { prompt_tokens, context_len };
+            if let Some(said) = shapes::refusal(self.script.shape, refused) {
+                return Some(said_by_shape(buffers, said));
+            }
             let message = format!(
                 "This model's maximum context length is {limit} bytes. Your request has {}.",
                 body.len()
@@ -229,6 +240,11 @@ impl Conduct {
 
 fn immediate(buffers: &mut Buffers, status: u16, message: &str, code: &str) -> Conduct {
     push_error_answer(&mut buffers.out, status, "", message, Some(code));
+    Conduct::immediate()
+}
+
+fn said_by_shape(buffers: &mut Buffers, (status, body): (u16, Value)) -> Conduct {
+    push_json_answer(&mut buffers.out, status, "", body.to_string().as_bytes());
     Conduct::immediate()
 }
 

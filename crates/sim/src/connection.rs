@@ -22,6 +22,7 @@ use crate::engine::Shared;
 use crate::ollama::{self, Work};
 use crate::request::{Head, HeadError, Target};
 use crate::shape::Shape;
+use crate::shapes::{self, tei};
 use crate::steps::Step;
 use crate::wire::push_error_answer;
 
@@ -105,14 +106,22 @@ async fn answer(
 ) -> io::Result<Flow> {
     let body = head.len..head.len + head.body_len;
     let flow = match head.target {
-        Target::Work(_) if !head.is_authorized => {
+        Target::Work(_) | Target::Tei(_) if !head.is_authorized => {
             push_error_answer(&mut buffers.out, 401, "", "wrong API key", Some("invalid_api_key"));
             Flow::GoOn
         }
-        Target::Work(route) => {
+        Target::Work(route) if !shapes::has_route(active.script.shape, route) => {
+            push_error_answer(&mut buffers.out, 404, "", "there is no such route", None);
+            Flow::GoOn
+        }
+        Target::Tei(_) if active.script.shape != Shape::Tei => {
+            push_error_answer(&mut buffers.out, 404, "", "there is no such route", None);
+            Flow::GoOn
+        }
+        Target::Work(_) | Target::Tei(_) => {
             let arrived = shared.ledger.enter();
-            let conduct =
-                active.meet(route, &socket.input[body.clone()], &arrived, &shared.ledger, buffers);
+            let asked = &socket.input[body.clone()];
+            let conduct = meet(head.target, asked, &arrived, active, shared, buffers);
             if conduct.is_immediate() {
                 arrived.finish();
                 Flow::GoOn
@@ -167,6 +176,37 @@ async fn answer_as_ollama(
     socket.flush(&mut buffers.out).await?;
     arrived.finish();
     Ok(Flow::GoOn)
+}
+
+/// What follows for a request for work. What TEI would answer plainly is answered as TEI does.
+fn meet(
+    target: Target,
+    body: &[u8],
+    arrived: &InFlight<'_>,
+    active: &Active,
+    shared: &Shared,
+    buffers: &mut Buffers,
+) -> Conduct {
+    let work = match target {
+        Target::Tei(work) => Some(work),
+        _ if active.script.shape == Shape::Tei => Some(tei::Work::OpenAi),
+        _ => None,
+    };
+    let route = match target {
+        Target::Work(route) => route,
+        // Its plain answer needs nothing of the body.
+        _ => Route::Completions,
+    };
+    let own_start = buffers.out.len();
+    let conduct = active.meet(route, body, arrived, &shared.ledger, buffers);
+    if let Some(work) = work
+        && conduct.steps.is_empty()
+        && buffers.out[own_start..].starts_with(b"HTTP/1.1 200")
+    {
+        buffers.out.truncate(own_start);
+        tei::push_answer(work, body, &active.script, &mut buffers.out);
+    }
+    conduct
 }
 
 /// Waits for a slot, for the time the answer takes, and sends it; or whatever the steps say.

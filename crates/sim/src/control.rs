@@ -2,14 +2,16 @@
 
 use serde_json::{Value, json};
 
+use crate::answer::tokens;
 use crate::conduct::Active;
 use crate::engine::Shared;
 use crate::ollama;
 use crate::request::Target;
 use crate::script::Script;
 use crate::shape::Shape;
+use crate::shapes;
 use crate::steps::push_status;
-use crate::wire::{push_error_answer, push_json_answer};
+use crate::wire::{push_error_answer, push_head, push_json_answer};
 
 pub(crate) fn answer(
     target: Target,
@@ -22,6 +24,9 @@ pub(crate) fn answer(
     match target {
         Target::Models if !is_authorized => {
             push_error_answer(out, 401, "", "wrong API key", Some("invalid_api_key"));
+        }
+        Target::Models if !shapes::has_models(active.script.shape) => {
+            push_error_answer(out, 404, "", "there is no such route", None);
         }
         Target::Models => probe(active, shared, &models(&active.script), out),
         Target::Health => probe(active, shared, &json!({"status": "ok"}), out),
@@ -55,7 +60,23 @@ pub(crate) fn answer(
             }
         }
         Target::WrongMethod => push_error_answer(out, 405, "", "the method is not allowed here", None),
-        Target::Work(_) | Target::Ollama(_) | Target::OllamaTells(_) | Target::Unknown => {
+        Target::Page(_) if !is_authorized => {
+            push_error_answer(out, 401, "", "wrong API key", Some("invalid_api_key"));
+        }
+        Target::Page(page) => match shapes::page(page, &active.script, &shared.ledger.view()) {
+            Some(told) => {
+                shared.ledger.probed();
+                let headers = format!("content-type: {}\r\n", told.content_type);
+                push_head(out, told.status, &headers, told.body.len() as u64);
+                out.extend_from_slice(told.body.as_bytes());
+            }
+            None => push_error_answer(out, 404, "", "there is no such route", None),
+        },
+        Target::Work(_)
+        | Target::Tei(_)
+        | Target::Ollama(_)
+        | Target::OllamaTells(_)
+        | Target::Unknown => {
             push_error_answer(out, 404, "", "there is no such route", None);
         }
     }
@@ -71,10 +92,17 @@ fn probe(active: &Active, shared: &Shared, well: &Value, out: &mut Vec<u8>) {
 }
 
 fn models(script: &Script) -> Value {
-    let models: Vec<Value> = script
+    let owner = shapes::owner(script.shape);
+    let context_len = script.context_bytes.map_or(32_768, tokens);
+    let mut models: Vec<Value> = script
         .models
         .iter()
-        .map(|id| json!({"id": id, "object": "model", "created": 1_700_000_000, "owned_by": "sim"}))
+        .map(|id| json!({"id": id, "object": "model", "created": 1_700_000_000, "owned_by": owner}))
         .collect();
+    if matches!(script.shape, Shape::Vllm | Shape::Sglang) {
+        for model in &mut models {
+            model["max_model_len"] = json!(context_len);
+        }
+    }
     json!({"object": "list", "data": models})
 }

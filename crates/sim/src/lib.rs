@@ -24,6 +24,7 @@ mod ollama;
 mod request;
 mod script;
 mod shape;
+mod shapes;
 mod steps;
 mod wire;
 
@@ -35,3 +36,4 @@ pub use garbage::Garbage;
 pub use ollama::Ollama;
 pub use script::{Embeddings, Latency, Permits, Rule, Script, When};
 pub use shape::Shape;
+pub use shapes::tei::Tei;

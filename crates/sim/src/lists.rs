@@ -132,7 +132,7 @@ fn parse<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, BadRequest> {
 }
 
 /// The inputs of a request: one text, many texts, one list of tokens, or many.
-fn inputs_of(input: &Value) -> Result<Vec<Vec<u8>>, BadRequest> {
+pub(crate) fn inputs_of(input: &Value) -> Result<Vec<Vec<u8>>, BadRequest> {
     match input {
         Value::String(text) => Ok(vec![text.clone().into_bytes()]),
         Value::Array(parts) if parts.first().is_some_and(Value::is_number) => {
@@ -163,7 +163,7 @@ fn push_named(question: &Question<'_>, out: &mut Vec<u8>, prefix: &str, members:
     out.push(b'}');
 }
 
-fn push_vector(out: &mut Vec<u8>, vector: &[f32], in_base64: bool) {
+pub(crate) fn push_vector(out: &mut Vec<u8>, vector: &[f32], in_base64: bool) {
     if in_base64 {
         let bytes: Vec<u8> = vector.iter().flat_map(|number| number.to_le_bytes()).collect();
         push_json(out, &base64::engine::general_purpose::STANDARD.encode(bytes));
@@ -188,7 +188,7 @@ pub(crate) fn vector(hash: u64, len: usize) -> Vec<f32> {
     numbers
 }
 
-fn pair_score(left: &str, right: &str) -> f32 {
+pub(crate) fn pair_score(left: &str, right: &str) -> f32 {
     unit(mixed(body_key(left.as_bytes()) ^ body_key(right.as_bytes()).rotate_left(32)))
 }
 
@@ -215,13 +215,22 @@ mod tests {
     use super::*;
     use crate::answer::write_answer;
     use crate::directive::Text;
+    use crate::shape::Shape;
 
     fn answer(route: Route, body: &Value) -> Result<Value, BadRequest> {
         let body = body.to_string();
         let hash = body_key(body.as_bytes());
         let body = body.as_bytes();
-        let question =
-            Question { route, body, hash, model: "m", text: Text::Hash, len: None, embedding_len: 4 };
+        let question = Question {
+            route,
+            body,
+            hash,
+            model: "m",
+            text: Text::Hash,
+            len: None,
+            embedding_len: 4,
+            shape: Shape::OpenAi,
+        };
         let mut out = Vec::new();
         write_answer(&question, &mut out)?;
         Ok(serde_json::from_slice(&out).unwrap())

@@ -5,6 +5,7 @@ use overnight_domain::route::Route;
 use serde::Deserialize;
 
 use crate::ollama::{Tell, Work};
+use crate::shapes::{Page, tei};
 
 /// The head of a request, read once and kept until the body is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,10 @@ pub(crate) enum Target {
     /// Of Ollama's own routes.
     Ollama(Work),
     OllamaTells(Tell),
+    /// Of TEI's own routes.
+    Tei(tei::Work),
+    /// Where engines tell of themselves.
+    Page(Page),
     Models,
     Health,
     ReadScript,
@@ -126,6 +131,8 @@ impl Target {
             ("GET", "/api/tags", _) => Self::OllamaTells(Tell::Tags),
             ("GET", "/api/ps", _) => Self::OllamaTells(Tell::Ps),
             ("POST", "/api/show", _) => Self::OllamaTells(Tell::Show),
+            ("POST", path, _) if let Some(work) = tei::Work::find(path) => Self::Tei(work),
+            ("GET", path, _) if let Some(page) = Page::find(path) => Self::Page(page),
             ("GET", "/v1/models", _) => Self::Models,
             ("GET", "/health", _) => Self::Health,
             ("GET", "/sim/script", _) => Self::ReadScript,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::directive::{Directive, Text};
 use crate::ollama::Ollama;
 use crate::shape::Shape;
+use crate::shapes::tei::Tei;
 
 /// How the engine behaves. The default answers everything at once, as fast as it can.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +17,8 @@ pub struct Script {
     pub shape: Shape,
     /// How an Ollama is set up; for its shape alone.
     pub ollama: Ollama,
+    /// How a TEI is set up; for its shape alone.
+    pub tei: Tei,
     /// What `GET /v1/models` lists.
     pub models: Vec<String>,
     /// Whether a request for a model that is not listed gets 404 `model_not_found`.
@@ -135,6 +138,7 @@ impl Default for Script {
         Self {
             shape: Shape::OpenAi,
             ollama: Ollama::default(),
+            tei: Tei::default(),
             models: vec!["sim-model".to_owned()],
             strict_models: false,
             latency: Latency::None,

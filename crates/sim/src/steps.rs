@@ -282,6 +282,7 @@ mod tests {
             text: Text::Unicode,
             len: None,
             embedding_len: 4,
+            shape: crate::shape::Shape::OpenAi,
         }
     }
 
