@@ -5,10 +5,10 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Which engine it is, as far as its own routes show.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Flavour {
     Ollama,
@@ -44,7 +44,8 @@ impl fmt::Display for Flavour {
 }
 
 /// Everything that one look at an engine has shown.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct EngineFacts {
     pub flavour: Flavour,
     pub version: Option<String>,
@@ -55,7 +56,8 @@ pub struct EngineFacts {
     pub notices: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ModelFacts {
     pub name: String,
     /// Names this very model: weights and settings, not only its name.
@@ -66,7 +68,8 @@ pub struct ModelFacts {
 }
 
 /// What it can take. It changes only when the engine is set up anew.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Capacity {
     /// Sequences that it works on at once; more wait.
     pub slots: Option<u32>,
@@ -83,7 +86,8 @@ pub struct Capacity {
 }
 
 /// What it has to do now, and what it has done since it began.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Load {
     pub running: Option<u32>,
     pub waiting: Option<u32>,

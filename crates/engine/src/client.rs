@@ -105,6 +105,15 @@ impl Client {
         })
     }
 
+    /// Whether a connection is left from the last exchange, and stays open.
+    pub(crate) async fn has_kept_connection(&self) -> bool {
+        /// An engine that closes does so within this after its answer.
+        const CLOSES_WITHIN: Duration = Duration::from_millis(100);
+        let Some(kept) = self.pool.take() else { return false };
+        tokio::time::sleep(CLOSES_WITHIN).await;
+        !kept.sender.is_closed()
+    }
+
     fn dial(&self, patience: &Patience) -> Dial<'_> {
         Dial {
             host: &self.address.host,

@@ -38,6 +38,7 @@ pub use engine::{Answer, Attempt, Call, Engine};
 pub use ollama::Ollama;
 pub use openai::OpenAi;
 pub use secret::Secret;
+pub use survey::keeps_connections;
 
 /// The driver of an endpoint. Refuses a configuration that cannot work; whether somebody answers is not asked.
 pub fn connect(kind: EngineKind, config: &EndpointConfig) -> Result<Arc<dyn Engine>, EndpointError> {

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::classify;
 use crate::client::Client;
+use crate::endpoint::{EndpointConfig, EndpointError};
 use crate::facts::{Answers, Question, tei};
 use crate::flavour::recognise;
 use crate::patience::Patience;
@@ -183,4 +184,16 @@ async fn ask_one(client: &Client, question: Question, within: Duration) -> Resul
         return Err(Fault::TooLong { limit: PAGE_LEN_MAX as u64 });
     }
     Ok(body)
+}
+
+/// Whether the endpoint leaves a connection open behind an answer, so that the next call need not connect anew.
+pub async fn keeps_connections(config: &EndpointConfig) -> Result<Result<bool, Fault>, EndpointError> {
+    let client = Client::new(config)?;
+    let mut patience = Patience::new(config.probe_timeout, config.probe_timeout);
+    let uri = client.address.models();
+    let reply = client.exchange(Method::GET, uri, Bytes::new(), &mut patience).await;
+    Ok(match reply {
+        Ok(_) => Ok(client.has_kept_connection().await),
+        Err(fault) => Err(fault),
+    })
 }

@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 pub(crate) use chunks::{durable_of, recover_live};
-pub(crate) use endpoint::{Endpoint, ask_all};
+pub(crate) use endpoint::{Endpoint, ask_all, endpoint_config};
 pub(crate) use recording::CommitInbox;
 
 use crate::clock;

@@ -251,6 +251,12 @@ impl Client {
         })
     }
 
+    /// One answer, whatever its status.
+    pub(super) fn get_once(&self, path: &str) -> Result<Response<Body>, ClientError> {
+        let request = finish(self.request(&Method::GET, path), ())?;
+        self.agent.run(request).map_err(|error| self.transport(&error))
+    }
+
     /// Sends a body that is read anew at each attempt.
     pub(super) fn send_stream(
         &self,

@@ -12,7 +12,7 @@ use overnight_domain::time::UnixTime;
 use overnight_domain::window::first_window;
 use overnight_engine::{EndpointConfig, Engine};
 
-use crate::config::EngineConfig;
+use crate::config::{DispatchConfig, EngineConfig};
 use crate::context::Context;
 use crate::endpoints::{EndpointState, EndpointView};
 
@@ -61,21 +61,7 @@ pub(crate) async fn ask_all(ctx: &Context, endpoints: &mut [Endpoint]) {
 
 impl Endpoint {
     pub(crate) fn new(config: &EngineConfig, ctx: &Context) -> anyhow::Result<Self> {
-        let mut setup = EndpointConfig::new(config.name.clone(), config.url.clone());
-        setup.api_key = config.api_key.as_ref().map(|key| overnight_engine::Secret::new(key.expose()));
-        setup.num_ctx = config.num_ctx;
-        let limits = &ctx.config.dispatch;
-        setup.answer_len_max = limits.answer_len_max;
-        // Half of the budget, for all endpoints together, is for answers that nobody expected to be so long.
-        let long_answers = limits.memory_len / 2 / limits.answer_len_max.max(1);
-        setup.long_answers_max = long_answers as usize / ctx.config.engines.len().max(1);
-        for (name, value) in &config.headers {
-            let header =
-                || format!("engine `{}` has a header `{name}` that HTTP cannot carry", config.name);
-            let mut value = http::HeaderValue::from_str(value.expose()).with_context(header)?;
-            value.set_sensitive(true);
-            setup.headers.push((http::HeaderName::try_from(name).with_context(header)?, value));
-        }
+        let setup = endpoint_config(config, &ctx.config.dispatch, ctx.config.engines.len())?;
         let models = (!config.models.is_empty()).then(|| config.models.clone());
         Ok(Self {
             engine: overnight_engine::connect(config.kind, &setup)?,
@@ -175,4 +161,26 @@ fn aliases(config: &EngineConfig, models: Option<&[String]>) -> Vec<(String, Str
     let has = |model: &String| models.is_none_or(|models| models.contains(model));
     let shared = config.shared_aliases.iter().filter(|(_, serves)| has(serves));
     config.aliases.iter().chain(shared).cloned().collect()
+}
+
+/// How to reach an engine that is configured so, one of `engines`.
+pub(crate) fn endpoint_config(
+    config: &EngineConfig,
+    limits: &DispatchConfig,
+    engines: usize,
+) -> anyhow::Result<EndpointConfig> {
+    let mut setup = EndpointConfig::new(config.name.clone(), config.url.clone());
+    setup.api_key = config.api_key.as_ref().map(|key| overnight_engine::Secret::new(key.expose()));
+    setup.num_ctx = config.num_ctx;
+    setup.answer_len_max = limits.answer_len_max;
+    // Half of the budget, for all endpoints together, is for answers that nobody expected to be so long.
+    let long_answers = limits.memory_len / 2 / limits.answer_len_max.max(1);
+    setup.long_answers_max = long_answers as usize / engines.max(1);
+    for (name, value) in &config.headers {
+        let header = || format!("engine `{}` has a header `{name}` that HTTP cannot carry", config.name);
+        let mut value = http::HeaderValue::from_str(value.expose()).with_context(header)?;
+        value.set_sensitive(true);
+        setup.headers.push((http::HeaderName::try_from(name).with_context(header)?, value));
+    }
+    Ok(setup)
 }

@@ -417,7 +417,7 @@ pub(crate) fn custom_ids(content: &[u8]) -> Vec<String> {
 }
 
 /// A port that nobody uses now; the kernel does not give it out again soon.
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 

@@ -7,6 +7,7 @@ mod context;
 mod crash;
 mod damage;
 mod disk;
+mod engines;
 mod garbage;
 mod gpu;
 mod harness;

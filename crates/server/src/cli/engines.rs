@@ -1,0 +1,161 @@
+//! `overnight engines`
+
+mod cases;
+mod check;
+mod shown;
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use overnight_domain::window::first_window;
+use overnight_engine::{Engine, Found, discover};
+
+use super::client::{Client, ClientError};
+use super::config::ConfigOptions;
+use super::screen::Screen;
+use super::{ClientOptions, Ending};
+use crate::config::{self, EngineConfig, Environment};
+use crate::dispatch::endpoint_config;
+use crate::run::{DISCOVERY, nothing_found};
+use shown::EngineShown;
+
+/// How long an engine is asked about itself, when no server has done so.
+const ASK_WITHIN: Duration = Duration::from_secs(5);
+
+/// Show the engines: what they are, what they serve and take, and how they are
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
+A running server is asked. Without one, the engines of the configuration are, or what listens on this machine's usual ports.
+
+Examples:
+  overnight engines
+  overnight engines --json | jq .name
+  overnight engines check gpu0
+  overnight engines check http://127.0.0.1:8000/v1 --model qwen3:8b"
+)]
+pub(super) struct Engines {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    client: ClientOptions,
+    #[command(flatten)]
+    options: ConfigOptions,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Check(check::Check),
+}
+
+impl Engines {
+    pub(super) fn run(self, environment: &Environment) -> anyhow::Result<Ending> {
+        if let Some(Command::Check(check)) = self.command {
+            return check.run(environment);
+        }
+        let screen = self.client.screen();
+        let is_server_named = self.client.server.is_some() || environment.get("OVERNIGHT_URL").is_some();
+        let client = self.client.client(environment)?;
+        let engines = match of_server(&client) {
+            Err(ClientError::Unreachable { .. }) if !is_server_named => {
+                let (config, _) = self.options.load(environment)?;
+                screen.note("no server is running; the engines were asked directly");
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                runtime.context("failed to start the runtime")?.block_on(of_config(&config))?
+            }
+            engines => engines?,
+        };
+        print(screen, &engines)?;
+        Ok(Ending::Answered)
+    }
+}
+
+fn of_server(client: &Client) -> Result<Vec<EngineShown>, ClientError> {
+    #[derive(serde::Deserialize)]
+    struct Health {
+        engines: Vec<EngineShown>,
+    }
+    // An unhealthy server says so with 503, and has as much to tell.
+    let response = client.get_once("/health")?;
+    let (_, health) = client.read_json::<Health>(response)?;
+    Ok(health.engines)
+}
+
+/// The configured engines, or those that are found.
+async fn of_config(config: &config::Config) -> anyhow::Result<Vec<EngineShown>> {
+    if config.engines.is_empty() {
+        let found = discover(&config.discovery.ports, DISCOVERY).await;
+        anyhow::ensure!(!found.is_empty(), "{}", nothing_found(&config.discovery.ports));
+        return Ok(found.into_iter().map(of_found).collect());
+    }
+    let asked = config.engines.iter().map(|engine| ask(engine, config));
+    futures::future::join_all(asked).await.into_iter().collect()
+}
+
+fn of_found(found: Found) -> EngineShown {
+    let Found { name, kind, url, facts } = found;
+    EngineShown {
+        name,
+        kind: kind.as_str().to_owned(),
+        url,
+        state: "up".to_owned(),
+        reason: None,
+        models: None,
+        window: first_window(&facts),
+        in_flight: None,
+        facts: Some(facts),
+    }
+}
+
+async fn ask(engine: &EngineConfig, config: &config::Config) -> anyhow::Result<EngineShown> {
+    let driver = connect(engine, config)?;
+    let told = tokio::time::timeout(ASK_WITHIN, driver.facts()).await;
+    let (facts, reason) = match told {
+        Ok(Ok(facts)) => (Some(facts), None),
+        Ok(Err(fault)) => (None, Some(cases::words(&fault))),
+        Err(_) => (None, Some(format!("it says nothing for {} s", ASK_WITHIN.as_secs()))),
+    };
+    let window = engine.window.or_else(|| facts.as_ref().map(first_window));
+    Ok(EngineShown {
+        name: engine.name.clone(),
+        kind: engine.kind.as_str().to_owned(),
+        url: engine.url.clone(),
+        state: if facts.is_some() { "up" } else { "down" }.to_owned(),
+        reason,
+        models: (!engine.models.is_empty()).then(|| engine.models.clone()),
+        window: window.unwrap_or(overnight_domain::limits::WINDOW_DEFAULT),
+        in_flight: None,
+        facts,
+    })
+}
+
+fn connect(
+    engine: &EngineConfig,
+    config: &config::Config,
+) -> anyhow::Result<std::sync::Arc<dyn Engine>> {
+    let setup = endpoint_config(engine, &config.dispatch, config.engines.len())?;
+    Ok(overnight_engine::connect(engine.kind, &setup)?)
+}
+
+fn print(screen: Screen, engines: &[EngineShown]) -> anyhow::Result<()> {
+    if screen.is_json {
+        for engine in engines {
+            screen.print(&serde_json::to_string(engine)?)?;
+        }
+        return Ok(());
+    }
+    let head = ["NAME", "ENGINE", "VERSION", "STATE", "WINDOW", "LOAD", "TAKES", "MODELS"];
+    let lines: Vec<Vec<String>> = engines.iter().map(EngineShown::line).collect();
+    screen.print_table(&head, &lines)?;
+    for engine in engines {
+        if let Some(reason) = &engine.reason {
+            screen.print(&format!("{}: {reason}", engine.name))?;
+        }
+        for notice in engine.facts.iter().flat_map(|facts| &facts.notices) {
+            screen.print(&format!("{}: {notice}", engine.name))?;
+        }
+    }
+    Ok(())
+}
