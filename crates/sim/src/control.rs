@@ -22,7 +22,7 @@ pub(crate) fn answer(
     out: &mut Vec<u8>,
 ) {
     match target {
-        Target::Models if !is_authorized => {
+        Target::Models | Target::Page(_) if !is_authorized => {
             push_error_answer(out, 401, "", "wrong API key", Some("invalid_api_key"));
         }
         Target::Models if !shapes::has_models(active.script.shape) => {
@@ -60,9 +60,6 @@ pub(crate) fn answer(
             }
         }
         Target::WrongMethod => push_error_answer(out, 405, "", "the method is not allowed here", None),
-        Target::Page(_) if !is_authorized => {
-            push_error_answer(out, 401, "", "wrong API key", Some("invalid_api_key"));
-        }
         Target::Page(page) => match shapes::page(page, &active.script, &shared.ledger.view()) {
             Some(told) => {
                 shared.ledger.probed();

@@ -107,7 +107,7 @@ pub(crate) const fn owner(shape: Shape) -> &'static str {
 /// What the engine says when it does not take a request: status and body. None where it says what OpenAI says.
 pub(crate) fn refusal(shape: Shape, refused: Refused<'_>) -> Option<(u16, Value)> {
     match shape {
-        Shape::Vllm => vllm::refusal(refused),
+        Shape::Vllm => Some(vllm::refusal(refused)),
         Shape::Sglang => sglang::refusal(refused),
         Shape::LlamaCpp => llama_cpp::refusal(refused),
         Shape::OpenAi | Shape::Ollama | Shape::Tei | Shape::LmStudio => None,
@@ -123,7 +123,7 @@ pub(crate) enum Refused<'a> {
 
 /// A context is scripted in bytes; this many tokens it is.
 fn context_len(script: &Script) -> u64 {
-    script.context_bytes.map_or(32_768, |bytes| crate::answer::tokens(bytes))
+    script.context_bytes.map_or(32_768, crate::answer::tokens)
 }
 
 fn slots(script: &Script) -> usize {

@@ -81,7 +81,7 @@ pub(crate) fn push_answer(work: Work, body: &[u8], script: &Script, out: &mut Ve
     };
     match answered {
         Ok((count, body)) => {
-            push_json_answer(out, 200, &format!("x-compute-tokens: {count}\r\n"), &body)
+            push_json_answer(out, 200, &format!("x-compute-tokens: {count}\r\n"), &body);
         }
         Err(Refusal { status, message, kind }) => {
             let body = match work {

@@ -47,8 +47,8 @@ fn metrics(script: &Script, calls: &CallsView) -> String {
     )
 }
 
-pub(super) fn refusal(refused: Refused<'_>) -> Option<(u16, serde_json::Value)> {
-    Some(match refused {
+pub(super) fn refusal(refused: Refused<'_>) -> (u16, serde_json::Value) {
+    match refused {
         Refused::UnknownModel(model) => {
             (404, error(&format!("The model `{model}` does not exist."), "NotFoundError", 404))
         }
@@ -59,7 +59,7 @@ pub(super) fn refusal(refused: Refused<'_>) -> Option<(u16, serde_json::Value)> 
             );
             (400, error(&message, "BadRequestError", 400))
         }
-    })
+    }
 }
 
 fn error(message: &str, kind: &str, code: u16) -> serde_json::Value {

@@ -242,7 +242,7 @@ impl Bench {
             });
             self.screen.print(&line.to_string())?;
         } else {
-            self.screen.print(&format!("{word:<8} {name:<28} {detail}").trim_end().to_owned())?;
+            self.screen.print(format!("{word:<8} {name:<28} {detail}").trim_end())?;
         }
         Ok(())
     }
