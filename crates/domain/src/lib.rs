@@ -21,6 +21,7 @@ pub mod request;
 pub mod result;
 pub mod route;
 pub mod several;
+pub mod supervision;
 pub mod tally;
 pub mod time;
 pub mod window;

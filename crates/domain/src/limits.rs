@@ -100,6 +100,36 @@ pub const PROBE_MAX: Duration = Duration::from_secs(15);
 /// An endpoint that is not set up for us is looked at again after this.
 pub const MISCONFIGURED_RETRY: Duration = Duration::from_secs(5);
 
+/// Starts of an engine in a row that never get ready before it is given up: five with growing pauses are no accident.
+pub const ENGINE_STARTS_MAX: u32 = 5;
+pub const ENGINE_BACKOFF_FIRST: Duration = Duration::from_secs(1);
+pub const ENGINE_BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// One that was given up is tried once more after this: somebody may have freed the GPU, or corrected a file.
+pub const ENGINE_GIVEN_UP_RETRY: Duration = Duration::from_secs(900);
+/// An address that is taken is looked at again after this.
+pub const ENGINE_BLOCKED_RETRY: Duration = Duration::from_secs(10);
+/// A start takes no longer: weights of 100 GB come from a slow disk in that time.
+pub const ENGINE_READY_WITHIN: Duration = Duration::from_secs(900);
+/// Longer than any engine is silent while it works on a full window.
+pub const ENGINE_STALL_AFTER: Duration = Duration::from_secs(600);
+/// Its process runs and nobody answers at its address: a part of it has died. A probe comes at least every 15 s.
+pub const ENGINE_SILENT_MAX: Duration = Duration::from_secs(60);
+/// Two engines that share a slot and have equal work change places no more often than this, or than so many loads
+/// take: loading must stay a small part of the time.
+pub const ENGINE_TURN_MIN: Duration = Duration::from_secs(600);
+pub const ENGINE_LOADS_PER_TURN: u32 = 10;
+/// It has a slot that another waits for, and nothing was in flight for so long: its work is not moving.
+pub const ENGINE_TURN_IDLE: Duration = Duration::from_secs(5);
+/// A call that was made just before the hold was seen shows within this.
+pub const ENGINE_DRAIN_MIN: Duration = Duration::from_millis(700);
+/// From the request to end to the end by force.
+pub const ENGINE_STOP_GRACE: Duration = Duration::from_secs(10);
+/// The same when the server stops: it fits into what is left of its own time.
+pub const ENGINE_STOP_GRACE_LAST: Duration = Duration::from_secs(3);
+/// What an engine of ours prints is kept in two files of this length: enough for the start of any engine, whatever floods
+/// the log later.
+pub const ENGINE_LOG_LEN_MAX: u64 = 16 * MIB;
+
 /// A batch larger than this whose first outcomes are all the same refusal is paused.
 pub const REFUSALS_PAUSE_BATCH_LEN: u64 = 1_000;
 pub const REFUSALS_PAUSE_COUNT: u64 = 100;

@@ -1,0 +1,306 @@
+use super::*;
+use crate::limits::{
+    ENGINE_BACKOFF_FIRST, ENGINE_GIVEN_UP_RETRY, ENGINE_READY_WITHIN, ENGINE_STALL_AFTER,
+    ENGINE_STARTS_MAX,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const IDLE: Seen =
+    Seen { demand: None, in_flight: 0, signs: 0, memory_len: 0, load: None, is_silent: false };
+const WANTED: Seen = Seen { demand: Some(0), ..IDLE };
+const BUSY: Seen = Seen { in_flight: 4, ..WANTED };
+
+fn rules(slot: Option<u32>) -> Rules {
+    Rules {
+        ready_within: ENGINE_READY_WITHIN,
+        stall_after: ENGINE_STALL_AFTER,
+        idle_after: None,
+        memory_len_max: None,
+        slot,
+    }
+}
+
+/// A supervisor with its clock, to which processes do what they are told at once.
+struct Scene {
+    supervisor: Supervisor,
+    now: Duration,
+}
+
+impl Scene {
+    fn new(rules: Vec<Rules>) -> Self {
+        Self { supervisor: Supervisor::new(rules), now: SECOND }
+    }
+
+    fn decide(&mut self, seen: &[Seen]) -> Vec<(usize, Action)> {
+        let actions = self.supervisor.decide(seen, self.now);
+        let running = (0..seen.len()).filter(|number| self.supervisor.life(*number).has_process());
+        assert!(
+            running.count() <= 1
+                || self.supervisor.engines.iter().any(|engine| engine.rules.slot.is_none())
+        );
+        actions
+    }
+
+    fn tell(&mut self, number: usize, event: Event) {
+        self.supervisor.happened(number, event, self.now);
+    }
+
+    fn state(&self, number: usize) -> State {
+        self.supervisor.life(number).state()
+    }
+
+    /// From nothing to ready.
+    fn ready(&mut self, number: usize, seen: &[Seen]) {
+        assert_eq!(self.decide(seen), [(number, Action::Start)]);
+        self.tell(number, Event::Answered);
+        assert!(self.supervisor.life(number).is_usable());
+    }
+}
+
+fn ended() -> Event {
+    Event::Ended("it exited with 1".to_owned())
+}
+
+#[test]
+fn an_engine_runs_only_while_there_is_work_and_then_stays() {
+    let mut scene = Scene::new(vec![rules(None)]);
+    assert_eq!(scene.decide(&[IDLE]), []);
+    scene.ready(0, &[WANTED]);
+    scene.now += SECOND * 86_400;
+    assert_eq!(scene.decide(&[IDLE]), []);
+    assert!(scene.supervisor.life(0).is_usable());
+    assert_eq!(scene.supervisor.stop_all(scene.now), [(0, Action::Stop)]);
+    assert_eq!(scene.supervisor.stop_all(scene.now), []);
+    scene.tell(0, ended());
+    assert_eq!(scene.state(0), State::Stopped);
+}
+
+#[test]
+fn an_idle_engine_stops_when_that_is_asked_for() {
+    let mut scene = Scene::new(vec![Rules { idle_after: Some(SECOND * 60), ..rules(None) }]);
+    scene.ready(0, &[WANTED]);
+    scene.now += SECOND * 59;
+    scene.decide(&[IDLE]);
+    assert!(scene.supervisor.life(0).is_usable());
+    scene.now += SECOND;
+    scene.decide(&[IDLE]);
+    scene.now += SECOND;
+    assert_eq!(scene.decide(&[IDLE]), [(0, Action::Stop)]);
+    scene.tell(0, ended());
+    assert_eq!(scene.state(0), State::Stopped);
+    assert_eq!(scene.supervisor.life(0).failure(), None);
+}
+
+#[test]
+fn starts_that_never_get_ready_are_paused_longer_and_then_given_up_but_not_for_ever() {
+    let mut scene = Scene::new(vec![rules(None)]);
+    let mut pauses = Vec::new();
+    for _ in 1..ENGINE_STARTS_MAX {
+        assert_eq!(scene.decide(&[WANTED]), [(0, Action::Start)]);
+        scene.tell(0, ended());
+        let State::Backoff { until } = scene.state(0) else { panic!("{:?}", scene.state(0)) };
+        pauses.push((until - scene.now).as_secs());
+        assert_eq!(scene.decide(&[WANTED]), []);
+        scene.now = until;
+    }
+    assert_eq!(pauses, [1, 2, 4, 8]);
+    assert_eq!(scene.decide(&[WANTED]), [(0, Action::Start)]);
+    scene.tell(0, ended());
+    assert_eq!(scene.state(0), State::GivenUp { until: scene.now + ENGINE_GIVEN_UP_RETRY });
+    assert_eq!(scene.supervisor.life(0).failure(), Some("it exited with 1"));
+    scene.now += ENGINE_GIVEN_UP_RETRY;
+    assert_eq!(scene.decide(&[WANTED]), [(0, Action::Start)]);
+    scene.tell(0, ended());
+    assert!(matches!(scene.state(0), State::GivenUp { .. }));
+    scene.now += ENGINE_GIVEN_UP_RETRY;
+    scene.ready(0, &[WANTED]);
+    assert_eq!(scene.supervisor.life(0).failures(), 0);
+}
+
+/// A request that kills its engine each time must end condemned, not the engine given up.
+#[test]
+fn an_engine_that_was_ready_is_never_given_up() {
+    let mut scene = Scene::new(vec![rules(None)]);
+    for crashes in 0..50 {
+        scene.ready(0, &[WANTED]);
+        assert_eq!(scene.supervisor.life(0).restarts(), crashes);
+        scene.tell(0, Event::Ended("it was ended by signal 11".to_owned()));
+        assert_eq!(scene.state(0), State::Backoff { until: scene.now + ENGINE_BACKOFF_FIRST });
+        scene.now += ENGINE_BACKOFF_FIRST;
+    }
+}
+
+#[test]
+fn what_hangs_or_leaks_is_ended_and_started_again() {
+    let limits = Rules { memory_len_max: Some(1_000_000_000), ..rules(None) };
+    for (from_start, seen, wait, word) in [
+        (true, WANTED, ENGINE_READY_WITHIN, "ready_within"),
+        (false, BUSY, ENGINE_STALL_AFTER, "stall_after"),
+        (false, Seen { is_silent: true, ..WANTED }, ENGINE_SILENT_MAX, "not answered"),
+        (false, Seen { memory_len: 2_000_000_000, ..BUSY }, Duration::ZERO, "2000 MB"),
+    ] {
+        let mut scene = Scene::new(vec![limits]);
+        scene.decide(&[WANTED]);
+        if !from_start {
+            scene.tell(0, Event::Answered);
+        }
+        scene.decide(&[Seen { memory_len: 0, is_silent: false, ..seen }]);
+        scene.now += wait + SECOND;
+        assert_eq!(scene.decide(&[seen]), [(0, Action::Stop)], "{word}");
+        let failure = scene.supervisor.life(0).failure().unwrap();
+        assert!(failure.contains(word), "{failure}");
+        assert_eq!(scene.decide(&[WANTED]), [], "it is not started before it has ended");
+        scene.tell(0, ended());
+        assert!(matches!(scene.state(0), State::Backoff { .. }));
+        scene.now += ENGINE_BACKOFF_FIRST;
+        assert_eq!(scene.decide(&[WANTED]), [(0, Action::Start)]);
+    }
+}
+
+#[test]
+fn a_slow_engine_that_gives_signs_of_life_is_left_alone() {
+    let mut scene = Scene::new(vec![rules(None)]);
+    scene.ready(0, &[WANTED]);
+    for signs in 0..20 {
+        scene.now += ENGINE_STALL_AFTER / 2;
+        assert_eq!(scene.decide(&[Seen { signs, ..BUSY }]), []);
+    }
+    // Without calls in flight silence means nothing.
+    scene.now += ENGINE_STALL_AFTER * 2;
+    assert_eq!(scene.decide(&[WANTED]), []);
+}
+
+#[test]
+fn an_address_that_is_taken_is_not_fought_over() {
+    let mut scene = Scene::new(vec![rules(None)]);
+    scene.decide(&[WANTED]);
+    scene.tell(0, Event::Blocked("port 8000 is in use".to_owned()));
+    assert!(matches!(scene.state(0), State::Backoff { .. }));
+    assert_eq!(scene.supervisor.life(0).failures(), 0);
+    scene.now += ENGINE_BLOCKED_RETRY_SURELY;
+    scene.decide(&[WANTED]);
+    scene.tell(0, Event::Found);
+    assert!(scene.supervisor.life(0).is_usable());
+    assert_eq!(scene.supervisor.stop_all(scene.now), [], "what we did not start we do not stop");
+    scene.tell(0, Event::Vanished);
+    assert_eq!(scene.decide(&[WANTED]), [(0, Action::Start)]);
+}
+
+const ENGINE_BLOCKED_RETRY_SURELY: Duration = Duration::from_secs(3_600);
+
+/// Lets whoever drains stop, and the other come up.
+fn change(scene: &mut Scene, from: usize, to: usize, seen: &[Seen]) {
+    scene.now += ENGINE_DRAIN_MIN;
+    assert_eq!(scene.decide(seen), [(from, Action::Stop)]);
+    assert_eq!(scene.decide(seen), [], "both would run");
+    scene.tell(from, ended());
+    scene.ready(to, seen);
+}
+
+#[test]
+fn one_slot_goes_to_who_has_work_and_never_to_both() {
+    let mut scene = Scene::new(vec![rules(Some(0)), rules(Some(0))]);
+    scene.ready(0, &[BUSY, WANTED]);
+    // Its work is not done: the other waits.
+    scene.now += SECOND * 60;
+    assert_eq!(scene.decide(&[BUSY, WANTED]), []);
+    assert!(scene.supervisor.life(0).is_usable());
+    assert_eq!(scene.supervisor.rival(1), Some(0));
+    // Done: the other's turn.
+    scene.decide(&[IDLE, WANTED]);
+    change(&mut scene, 0, 1, &[IDLE, WANTED]);
+    assert_eq!(scene.state(0), State::Stopped);
+}
+
+#[test]
+fn a_turn_ends_after_its_time_when_calls_in_flight_have_ended() {
+    let mut scene = Scene::new(vec![rules(Some(7)), rules(Some(7))]);
+    scene.ready(0, &[BUSY, WANTED]);
+    let busy = |signs| [Seen { signs, ..BUSY }, WANTED];
+    scene.now += ENGINE_TURN_MIN - SECOND;
+    scene.decide(&busy(1));
+    assert!(scene.supervisor.life(0).is_usable());
+    scene.now += SECOND;
+    scene.decide(&busy(2));
+    assert!(matches!(scene.state(0), State::Draining { .. }));
+    assert_eq!(scene.supervisor.rival(0), Some(1));
+    scene.now += SECOND * 20;
+    assert_eq!(scene.decide(&busy(3)), [], "calls in flight may end");
+    change(&mut scene, 0, 1, &[WANTED, WANTED]);
+    // And back, by the same rule.
+    scene.now += ENGINE_TURN_MIN;
+    scene.decide(&[WANTED, Seen { signs: 9, ..BUSY }]);
+    change(&mut scene, 1, 0, &[WANTED, WANTED]);
+}
+
+#[test]
+fn a_long_load_makes_turns_longer() {
+    let mut scene = Scene::new(vec![rules(Some(0)), rules(Some(0))]);
+    let load = Some(ENGINE_TURN_MIN);
+    scene.ready(0, &[Seen { load, ..BUSY }, WANTED]);
+    for signs in 1..u64::from(ENGINE_LOADS_PER_TURN) {
+        scene.now += ENGINE_TURN_MIN;
+        scene.decide(&[Seen { load, signs, ..BUSY }, WANTED]);
+        assert!(scene.supervisor.life(0).is_usable(), "{signs}");
+    }
+    scene.now += ENGINE_TURN_MIN;
+    scene.decide(&[Seen { load, signs: 99, ..BUSY }, WANTED]);
+    assert!(matches!(scene.state(0), State::Draining { .. }));
+}
+
+#[test]
+fn urgent_work_takes_the_slot_at_once_and_keeps_it() {
+    let mut scene = Scene::new(vec![rules(Some(0)), rules(Some(0))]);
+    scene.ready(0, &[BUSY, IDLE]);
+    let urgent = Seen { demand: Some(5), ..IDLE };
+    scene.decide(&[BUSY, urgent]);
+    change(&mut scene, 0, 1, &[WANTED, urgent]);
+    scene.now += ENGINE_TURN_MIN * 10;
+    assert_eq!(scene.decide(&[WANTED, Seen { in_flight: 1, signs: 1, ..urgent }]), []);
+    assert!(scene.supervisor.life(1).is_usable());
+}
+
+#[test]
+fn work_that_does_not_move_does_not_keep_a_slot() {
+    let mut scene = Scene::new(vec![rules(Some(0)), rules(Some(0))]);
+    scene.ready(0, &[WANTED, WANTED]);
+    scene.now += ENGINE_TURN_IDLE;
+    scene.decide(&[WANTED, WANTED]);
+    change(&mut scene, 0, 1, &[WANTED, WANTED]);
+}
+
+#[test]
+fn whoever_waited_and_has_gone_gives_the_slot_back() {
+    let mut scene = Scene::new(vec![rules(Some(0)), rules(Some(0))]);
+    scene.ready(0, &[BUSY, WANTED]);
+    scene.now += ENGINE_TURN_MIN;
+    scene.decide(&[Seen { signs: 1, ..BUSY }, WANTED]);
+    assert!(matches!(scene.state(0), State::Draining { .. }));
+    scene.decide(&[BUSY, IDLE]);
+    assert!(scene.supervisor.life(0).is_usable());
+}
+
+#[test]
+fn other_slots_and_engines_without_one_run_beside_each_other() {
+    let mut scene = Scene::new(vec![rules(Some(0)), rules(Some(1)), rules(None)]);
+    let actions = scene.decide(&[WANTED; 3]);
+    assert_eq!(actions, [(0, Action::Start), (1, Action::Start), (2, Action::Start)]);
+}
+
+#[test]
+fn a_failing_engine_leaves_its_slot_to_the_other_while_it_waits() {
+    let mut scene = Scene::new(vec![rules(Some(0)), rules(Some(0))]);
+    scene.decide(&[WANTED, WANTED]);
+    scene.tell(0, ended());
+    scene.ready(1, &[WANTED, WANTED]);
+}
+
+#[test]
+fn what_comes_too_late_changes_nothing() {
+    let states = [Event::Answered, Event::Drain, Event::Stop, Event::Vanished, Event::Resume];
+    for event in states {
+        let mut scene = Scene::new(vec![rules(None)]);
+        scene.tell(0, event);
+        assert_eq!(scene.state(0), State::Stopped);
+    }
+}
