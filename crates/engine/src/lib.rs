@@ -13,6 +13,7 @@
 use std::sync::Arc;
 
 mod answer;
+pub mod child;
 mod classify;
 mod client;
 mod connection;
@@ -26,6 +27,7 @@ mod openai;
 mod patience;
 mod pool;
 mod prometheus;
+mod readiness;
 mod reply;
 mod secret;
 mod survey;
@@ -37,6 +39,7 @@ pub use endpoint::{EndpointConfig, EndpointError, EngineKind};
 pub use engine::{Answer, Attempt, Call, Engine};
 pub use ollama::Ollama;
 pub use openai::OpenAi;
+pub use readiness::{Occupant, Readiness};
 pub use secret::Secret;
 pub use survey::keeps_connections;
 

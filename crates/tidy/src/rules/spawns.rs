@@ -14,6 +14,10 @@ const SITES: [(&str, &str); 11] = [
         "the thread that a driver may block, which ends with its sampler",
     ),
     ("crates/engine/src/connection.rs", "hyper's connection task, which ends with its connection"),
+    (
+        "crates/engine/src/child/guard.rs",
+        "the thread that keeps an engine's output, in a process of its own",
+    ),
     ("crates/segment/src/log.rs", "the thread that commits, joined when the log closes"),
     ("crates/segment/src/commit.rs", "the thread that commits, joined when the log closes"),
     (
