@@ -437,14 +437,32 @@ impl Dispatcher {
         self.flights.len()
     }
 
-    /// Requests that could be sent if there were room, over batches that are not held.
+    /// Requests that could be sent if there were room, over batches that are not held. Those that wait for an endpoint
+    /// which is not in use are not counted.
     pub fn unsent(&self) -> usize {
         self.batches
             .values()
             .filter(|work| !work.is_held)
             .flat_map(|work| &work.chunks)
-            .map(|slot| self.chunks[slot].unsent())
+            .map(|slot| self.sendable(*slot))
             .sum()
+    }
+
+    /// Chunks of which something is left to send and nothing can be sent by an endpoint that is in use.
+    pub fn stranded(&self) -> Vec<ChunkSlot> {
+        let waits = |slot: &ChunkSlot| self.chunks[slot].unsent() > 0 && self.sendable(*slot) == 0;
+        self.chunks.keys().copied().filter(waits).collect()
+    }
+
+    /// What is left to send of a chunk, as far as an endpoint that is in use could serve it: what waits for another model
+    /// must not keep work away from those who are there. While nobody is in use, or everybody, all of it counts.
+    fn sendable(&self, slot: ChunkSlot) -> usize {
+        let chunk = &self.chunks[&slot];
+        let in_use = self.endpoints.iter().filter(|endpoint| endpoint.is_in_use()).count();
+        if in_use == 0 || in_use == self.endpoints.len() {
+            return chunk.unsent();
+        }
+        chunk.sendable(|model| self.is_model_served(model))
     }
 
     /// How many calls could be in flight at endpoints that are in use.
@@ -460,10 +478,10 @@ impl Dispatcher {
         self.endpoints.iter().any(|endpoint| endpoint.is_in_use() && endpoint.may_serve(model))
     }
 
-    /// The batches of which chunks are open, first in the queue first, with their open chunks and what is left to send.
+    /// The batches of which chunks are open, first in the queue first, with their open chunks and what could be sent.
     pub fn batches(&self) -> impl Iterator<Item = (&BatchTerms, &[ChunkSlot], usize)> {
         self.batches.values().map(|work| {
-            let unsent = work.chunks.iter().map(|slot| self.chunks[slot].unsent()).sum();
+            let unsent = work.chunks.iter().map(|slot| self.sendable(*slot)).sum();
             (&work.terms, work.chunks.as_slice(), unsent)
         })
     }

@@ -21,6 +21,7 @@ use crate::gpu::Gpus;
 use crate::holds::Holds;
 use crate::live::Live;
 use crate::pace::Paces;
+use crate::supervise::Supervision;
 
 pub(crate) struct Context {
     pub(crate) config: Config,
@@ -41,6 +42,7 @@ pub(crate) struct Context {
     pub(crate) counters: Counters,
     pub(crate) paces: Paces,
     pub(crate) disk: Disk,
+    pub(crate) supervision: Supervision,
     /// Cancelled by the first signal: nothing new is accepted or dispatched.
     pub(crate) stop: CancellationToken,
 }

@@ -6,6 +6,8 @@ use overnight_domain::engine_facts::EngineFacts;
 use overnight_domain::time::UnixTime;
 use serde::Serialize;
 
+use crate::supervise::ProcessView;
+
 /// One endpoint as people see it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct EndpointView {
@@ -25,6 +27,8 @@ pub(crate) struct EndpointView {
     pub(crate) last_answer_at: Option<UnixTime>,
     /// What it told of itself when it was last asked.
     pub(crate) facts: Option<EngineFacts>,
+    /// How its process is, where we start it.
+    pub(crate) process: Option<ProcessView>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -55,7 +59,13 @@ impl EndpointView {
             in_flight: 0,
             last_answer_at: None,
             facts: None,
+            process: None,
         }
+    }
+
+    /// It is not running because there is no work for it, and is started when there is.
+    pub(crate) fn is_resting(&self) -> bool {
+        self.process.as_ref().is_some_and(ProcessView::is_resting)
     }
 
     pub(crate) fn may_serve(&self, model: &str) -> bool {

@@ -12,7 +12,6 @@ pub(crate) enum Holder {
     /// The health of the GPU.
     Gpu,
     /// The supervision of an engine that we start.
-    #[cfg_attr(not(test), expect(dead_code, reason = "supervision comes next"))]
     Supervision,
 }
 

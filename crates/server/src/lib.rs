@@ -35,6 +35,7 @@ mod run;
 mod service;
 mod setbacks;
 mod sleep;
+mod supervise;
 mod suspend;
 mod upkeep;
 mod verify;

@@ -12,6 +12,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures::FutureExt as _;
 use overnight_domain::ids::WorkerId;
 use overnight_engine::discover;
 use overnight_segment::{Log, LogOptions};
@@ -39,7 +40,8 @@ use crate::notify::{self, Sender};
 use crate::pace::Paces;
 use crate::pulse::{self, Pulse, Pulses};
 use crate::service::Announcer;
-use crate::{api, clock, finalize, gpu, ingest, sleep, upkeep};
+use crate::supervise::{Measured, Supervision};
+use crate::{api, clock, finalize, gpu, ingest, sleep, supervise, upkeep};
 
 /// How long the usual ports are looked at when no engine is configured.
 pub(crate) const DISCOVERY: Duration = Duration::from_secs(1);
@@ -159,16 +161,18 @@ impl Node {
             counters: Counters::default(),
             paces: Paces::new(),
             disk: Disk::new(&config.data),
+            supervision: Supervision::default(),
             stop: CancellationToken::new(),
             config,
         });
         let told = ctx.config.notify.subscriptions();
         ctx.store.set_receivers(&told).await.context("failed to note who is to be told")?;
         recover_live(&ctx).await.context("failed to recover the open chunks")?;
-        let mut endpoints = Vec::new();
-        for engine in &ctx.config.engines {
-            endpoints.push(Endpoint::new(engine, &ctx)?);
-        }
+        let measured = Measured::open(&ctx.config.data);
+        supervise::hold_all(&ctx, &measured)?;
+        let engines = ctx.config.engines.iter();
+        let endpoints = engines.map(|engine| Endpoint::new(engine, &ctx, &measured));
+        let mut endpoints = endpoints.collect::<anyhow::Result<Vec<_>>>()?;
         dispatch::ask_all(&ctx, &mut endpoints).await;
         let pulses = Pulses::default();
         let watched = watch(&ctx, pulses.clone(), announcer.clone())?;
@@ -177,9 +181,10 @@ impl Node {
         let (log, results) = (node.log.handle(), node.pulses.begin("results"));
         let parts = |pulse| Parts { ctx: ctx.clone(), log, commits, endpoints, pulse, results };
         node.spawn("dispatch", |pulse| {
-            let parts = parts(pulse);
-            on_own_thread("dispatch", move || dispatch::run(parts))
+            let (parts, settled) = (parts(pulse), ctx.supervision.settled());
+            on_own_thread("dispatch", move || dispatch::run(parts)).inspect(move |_| settled.cancel())
         });
+        node.spawn("supervise", |pulse| supervise::run(ctx.clone(), measured, pulse));
         node.spawn("ingest", |pulse| ingest::run(ctx.clone(), pulse));
         node.spawn("finalize", |pulse| finalize::run(ctx.clone(), pulse));
         node.spawn("gpu", |pulse| gpu::run(ctx.clone(), pulse));

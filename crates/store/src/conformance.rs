@@ -34,9 +34,9 @@ macro_rules! conformance_cases {
             batches: visible_to_its_tenant_only, listed_newest_first_in_pages, every_event_in_every_state,
                 kept_in_every_member, planned_with_its_chunks, empty_plan_is_an_error, changed_by_a_patch,
                 children_are_found, open_chunks_are_those_begun_and_not_done, queue_in_numbers,
-                queue_of_one_tenant;
+                queue_of_one_tenant, demand_by_model;
             claims: in_the_order_of_the_queue, parked_chunks_first, paused_and_excepted_are_skipped,
-                only_before_a_batch, active_batches_are_limited, higher_priority_passes_the_limit,
+                models_that_nobody_serves_are_skipped, only_before_a_batch, active_batches_are_limited, higher_priority_passes_the_limit,
                 nothing_to_claim;
             chunks: begun_once, renewed_while_held, stale_lease_changes_nothing, last_one_finishes_the_batch,
                 parked_and_counted, split_in_two, split_out_of_range_is_an_error, recovered_from_others,

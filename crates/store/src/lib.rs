@@ -194,6 +194,8 @@ pub struct ClaimQuery {
     pub active_batches_max: usize,
     /// Batches that cannot be served now (all their endpoints are out of use, or their writes fail).
     pub except: Vec<BatchId>,
+    /// Batches of which every request asks for one of these models are passed over: nobody serves them now.
+    pub unserved_models: Vec<String>,
     /// Only from a batch that comes before this one in the order of the queue. None: from any.
     pub before: Option<BatchId>,
     pub now: UnixTime,
@@ -228,6 +230,15 @@ pub struct Parking {
 pub struct BatchWithOpenChunks {
     pub batch: Batch,
     pub open: Vec<ChunkNumber>,
+}
+
+/// What is asked for by the batches that are in progress and not paused.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Demand {
+    /// None: of batches that name several models.
+    pub model: Option<String>,
+    /// The highest of them.
+    pub priority: i32,
 }
 
 /// The queue in numbers, over all tenants.
@@ -360,6 +371,8 @@ pub trait Store: Send + Sync + 'static {
     /// A batch of any tenant.
     async fn queue_batch(&self, id: &BatchId) -> Result<Option<Batch>>;
     async fn queue_view(&self) -> Result<QueueView>;
+    /// One for each model, in the order of the models.
+    async fn demand(&self) -> Result<Vec<Demand>>;
     /// Those of the batches that are still known (terminal ones too): the segments of others may go.
     async fn known_batches(&self, ids: &[BatchId]) -> Result<Vec<BatchId>>;
 

@@ -26,8 +26,8 @@ use overnight_domain::time::UnixTime;
 use self::notices::NoticeEntry;
 use crate::{
     Admission, BatchPatch, BatchQuery, BatchWithOpenChunks, ClaimQuery, Claimed, Closing, Created,
-    CreationKey, FileQuery, Hold, Moved, Page, Parking, Planned, QueueView, Result, Settlement, Store,
-    WORKER_FORGOTTEN_AFTER, WaitingNotice, WorkerView,
+    CreationKey, Demand, FileQuery, Hold, Moved, Page, Parking, Planned, QueueView, Result, Settlement,
+    Store, WORKER_FORGOTTEN_AFTER, WaitingNotice, WorkerView,
 };
 
 /// A store that lives as long as the value.
@@ -248,6 +248,10 @@ impl Store for ModelStore {
 
     async fn queue_view(&self) -> Result<QueueView> {
         Ok(self.state().queue_view())
+    }
+
+    async fn demand(&self) -> Result<Vec<Demand>> {
+        Ok(self.state().demand())
     }
 
     async fn known_batches(&self, ids: &[BatchId]) -> Result<Vec<BatchId>> {

@@ -31,8 +31,8 @@ use overnight_domain::time::UnixTime;
 use self::connection::Connections;
 use crate::{
     Admission, BatchPatch, BatchQuery, BatchWithOpenChunks, ClaimQuery, Claimed, Closing, Created,
-    CreationKey, FileQuery, Hold, Moved, Page, Parking, Planned, QueueView, Result, Settlement, Store,
-    WaitingNotice, WorkerView,
+    CreationKey, Demand, FileQuery, Hold, Moved, Page, Parking, Planned, QueueView, Result, Settlement,
+    Store, WaitingNotice, WorkerView,
 };
 
 /// A handle on the database, which is closed when the handle is dropped.
@@ -229,6 +229,10 @@ impl Store for SqliteStore {
 
     async fn queue_view(&self) -> Result<QueueView> {
         self.0.read(move |db| queue::view(db)).await
+    }
+
+    async fn demand(&self) -> Result<Vec<Demand>> {
+        self.0.read(move |db| queue::demand(db)).await
     }
 
     async fn known_batches(&self, ids: &[BatchId]) -> Result<Vec<BatchId>> {

@@ -132,6 +132,14 @@ impl OpenChunk {
         self.ready.len() + self.runs.iter().map(|run| run.ordinals.len() - run.sent).sum::<usize>()
     }
 
+    /// Those of the unsent whose model is served.
+    pub(super) fn sendable(&self, is_served: impl Fn(&str) -> bool) -> usize {
+        let ready = self.ready.iter().filter(|ordinal| is_served(self.model_of(**ordinal))).count();
+        let fresh =
+            self.runs.iter().filter(|run| run.ordinals.len() > run.sent && is_served(&run.model));
+        ready + fresh.map(|run| run.ordinals.len() - run.sent).sum::<usize>()
+    }
+
     pub(super) const fn progress(&self) -> ChunkProgress {
         ChunkProgress { expected: self.expected, durable: self.durable }
     }

@@ -106,6 +106,11 @@ impl Endpoint {
     }
 
     pub(super) fn set_withheld(&mut self, reason: Option<String>) {
+        if self.withheld.is_some() && reason.is_none() {
+            // Whoever let it go knows that it is well: what earlier probes found says nothing any more.
+            self.failed_probes = 0;
+            self.probe_at = Duration::ZERO;
+        }
         self.withheld = reason;
     }
 

@@ -99,7 +99,7 @@ fn starts_that_never_get_ready_are_paused_longer_and_then_given_up_but_not_for_e
         assert_eq!(scene.decide(&[WANTED]), [(0, Action::Start)]);
         scene.tell(0, ended());
         let State::Backoff { until } = scene.state(0) else { panic!("{:?}", scene.state(0)) };
-        pauses.push((until - scene.now).as_secs());
+        pauses.push(until.saturating_sub(scene.now).as_secs());
         assert_eq!(scene.decide(&[WANTED]), []);
         scene.now = until;
     }
@@ -217,7 +217,7 @@ fn a_turn_ends_after_its_time_when_calls_in_flight_have_ended() {
     let mut scene = Scene::new(vec![rules(Some(7)), rules(Some(7))]);
     scene.ready(0, &[BUSY, WANTED]);
     let busy = |signs| [Seen { signs, ..BUSY }, WANTED];
-    scene.now += ENGINE_TURN_MIN - SECOND;
+    scene.now += ENGINE_TURN_MIN.saturating_sub(SECOND);
     scene.decide(&busy(1));
     assert!(scene.supervisor.life(0).is_usable());
     scene.now += SECOND;
@@ -240,11 +240,11 @@ fn a_long_load_makes_turns_longer() {
     scene.ready(0, &[Seen { load, ..BUSY }, WANTED]);
     for signs in 1..u64::from(ENGINE_LOADS_PER_TURN) {
         scene.now += ENGINE_TURN_MIN;
-        scene.decide(&[Seen { load, signs, ..BUSY }, WANTED]);
+        scene.decide(&[Seen { signs, load, ..BUSY }, WANTED]);
         assert!(scene.supervisor.life(0).is_usable(), "{signs}");
     }
     scene.now += ENGINE_TURN_MIN;
-    scene.decide(&[Seen { load, signs: 99, ..BUSY }, WANTED]);
+    scene.decide(&[Seen { signs: 99, load, ..BUSY }, WANTED]);
     assert!(matches!(scene.state(0), State::Draining { .. }));
 }
 

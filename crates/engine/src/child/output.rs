@@ -88,7 +88,7 @@ fn clean(line: &str) -> String {
         if c == '\u{1b}' {
             // Colours and cursor movements: everything up to the letter that ends them.
             if chars.next() == Some('[') {
-                chars.by_ref().find(|c| c.is_ascii_alphabetic());
+                chars.by_ref().find(char::is_ascii_alphabetic);
             }
         } else if c == '\t' {
             cleaned.push(' ');

@@ -97,6 +97,7 @@ impl Harness {
             counters: crate::counters::Counters::default(),
             paces: crate::pace::Paces::new(),
             disk: Disk::new(folder.path()),
+            supervision: crate::supervise::Supervision::default(),
             stop: tokio_util::sync::CancellationToken::new(),
             config,
         };

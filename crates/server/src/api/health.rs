@@ -200,7 +200,9 @@ fn judge(
         status = Wellness::Unhealthy;
         reasons.push(reason.clone());
     }
-    let unusable = endpoints.iter().filter(|endpoint| endpoint.state != EndpointState::Up);
+    let unusable = endpoints
+        .iter()
+        .filter(|endpoint| endpoint.state != EndpointState::Up && !endpoint.is_resting());
     reasons.extend(unusable.map(|endpoint| {
         let reason = endpoint.reason.as_deref().unwrap_or("it does not answer");
         format!("endpoint `{}`: {reason}", endpoint.name)

@@ -11,6 +11,7 @@ mod config;
 mod download;
 mod engines;
 mod failed;
+mod guard;
 mod install;
 mod list;
 mod meter;
@@ -92,6 +93,8 @@ enum Command {
     Engines(engines::Engines),
     Notify(notify::Notify),
     Completions(completions::Completions),
+    #[command(hide = true)]
+    Guard(guard::Guard),
 }
 
 fn run(command: Command, environment: &Environment) -> anyhow::Result<Ending> {
@@ -113,6 +116,7 @@ fn run(command: Command, environment: &Environment) -> anyhow::Result<Ending> {
         Command::Engines(engines) => engines.run(environment),
         Command::Notify(notify) => notify.run(environment),
         Command::Completions(completions) => completions.run(),
+        Command::Guard(guard) => guard.run(),
     }
 }
 

@@ -2,18 +2,25 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use http::Uri;
 use overnight_domain::ids::TenantId;
-use overnight_domain::limits::{GPU_DEVICES_MAX, PACK_INPUTS_MAX, PACK_TOKENS_MAX, WINDOW_MAX};
+use overnight_domain::limits::{
+    ENGINE_READY_WITHIN, ENGINE_STALL_AFTER, GPU_DEVICES_MAX, PACK_INPUTS_MAX, PACK_TOKENS_MAX,
+    WINDOW_MAX,
+};
+use overnight_domain::supervision::Rules;
 use overnight_engine::EngineKind;
+use overnight_engine::child::ChildCommand;
 
 use super::environment::Environment;
 use super::file::Members;
 use super::load::Shown;
 use super::secret;
+use super::units::{show_duration, show_size};
 use super::value::{Origin, Raw};
-use super::{ConfigError, EngineConfig, KeyConfig, Secret};
+use super::{ConfigError, EngineConfig, KeyConfig, ProcessConfig, Secret};
 
 const MASK: &str = "***";
 /// Names of engines, keys and tenants stand in paths of metrics, in logs and in tables.
@@ -152,6 +159,32 @@ impl Reader<'_> {
         Ok(headers)
     }
 
+    /// What is added to the environment of the engine. The values may be secrets, so none is shown.
+    fn environment(&mut self) -> Result<Vec<(String, String)>, ConfigError> {
+        let Some(raw) = self.find("environment") else { return Ok(Vec::new()) };
+        let map = raw.map().map_err(|why| self.refused(&raw.origin, "environment", &why))?;
+        let mut variables = Vec::with_capacity(map.len());
+        for (name, text) in map {
+            let member = format!("environment.{name}");
+            let value = if secret::is_reference(&text) {
+                let value = secret::read(&text, self.environment);
+                value.map_err(|why| self.refused(&raw.origin, &member, &why))?.expose().to_owned()
+            } else {
+                text
+            };
+            if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+                return Err(self.refused(
+                    &raw.origin,
+                    &member,
+                    "is no variable that a process could have",
+                ));
+            }
+            self.show(&member, MASK.to_owned(), raw.origin.clone());
+            variables.push((name, value));
+        }
+        Ok(variables)
+    }
+
     fn show(&mut self, member: &str, value: String, origin: Origin) {
         self.shown.push(Shown::new(format!("{}[{}].{member}", self.kind, self.number), value, origin));
     }
@@ -169,6 +202,7 @@ fn engine(reader: &mut Reader<'_>) -> Result<EngineConfig, ConfigError> {
     let name = reader.required("name", name)?;
     let kind = reader.required("kind", kind)?;
     let url = reader.required("url", url)?;
+    let gpu = reader.optional("gpu", gpu)?;
     let engine = EngineConfig {
         window: reader.optional("concurrency", concurrency)?.and_then(|AutoOr(number)| number),
         inputs_per_call: reader.optional("inputs_per_call", inputs)?.and_then(|AutoOr(number)| number),
@@ -178,8 +212,9 @@ fn engine(reader: &mut Reader<'_>) -> Result<EngineConfig, ConfigError> {
         models: reader.optional("models", Raw::list)?.unwrap_or_default(),
         aliases: reader.optional("aliases", Raw::map)?.unwrap_or_default(),
         num_ctx: num_ctx(reader, kind)?,
-        gpu: reader.optional("gpu", gpu)?,
+        gpu,
         memory_rule: reader.optional("memory_rule", Raw::flag)?.unwrap_or(false),
+        process: process(reader, gpu)?,
         ..EngineConfig::at(name, kind, url)
     };
     if engine.memory_rule && !engine.is_on_this_machine() {
@@ -211,6 +246,51 @@ fn num_ctx(reader: &mut Reader<'_>, kind: EngineKind) -> Result<Option<u32>, Con
         return Err(reader.refused(&reader.table.origin, "num_ctx", why));
     }
     Ok(Some(number))
+}
+
+/// Members that say nothing about an engine that others start.
+const OF_PROCESSES: [&str; 5] =
+    ["environment", "ready_within", "stall_after", "idle_after", "memory_max"];
+
+fn process(reader: &mut Reader<'_>, slot: Option<u32>) -> Result<Option<ProcessConfig>, ConfigError> {
+    let Some(text) = reader.optional("command", Raw::text)? else {
+        let stray = OF_PROCESSES.into_iter().find_map(|member| Some((member, reader.find(member)?)));
+        return match stray {
+            None => Ok(None),
+            Some((member, raw)) => {
+                let why =
+                    "is for engines that Overnight starts: give the `command` too, or leave it out";
+                Err(reader.refused(&raw.origin, member, why))
+            }
+        };
+    };
+    let command = ChildCommand::parse(&text)
+        .map_err(|error| reader.refused(&reader.table.origin, "command", &error.to_string()))?;
+    let environment = reader.environment()?;
+    let rules = Rules {
+        ready_within: reader.optional("ready_within", span)?.unwrap_or(ENGINE_READY_WITHIN),
+        stall_after: reader.optional("stall_after", span)?.unwrap_or(ENGINE_STALL_AFTER),
+        idle_after: reader.optional("idle_after", span)?,
+        memory_len_max: reader.optional("memory_max", memory)?.map(|Memory(len)| len),
+        slot,
+    };
+    Ok(Some(ProcessConfig { text, command: command.with_environment(environment), rules }))
+}
+
+fn span(raw: &Raw) -> Result<Duration, String> {
+    match raw.duration()? {
+        Duration::ZERO => Err("must be longer than nothing".to_owned()),
+        span => Ok(span),
+    }
+}
+
+struct Memory(u64);
+
+fn memory(raw: &Raw) -> Result<Memory, String> {
+    match raw.size()? {
+        0 => Err("must not be 0".to_owned()),
+        len => Ok(Memory(len)),
+    }
 }
 
 fn name(raw: &Raw) -> Result<String, String> {
@@ -323,6 +403,18 @@ impl ToShow for u32 {
 impl ToShow for bool {
     fn to_show(&self) -> String {
         self.to_string()
+    }
+}
+
+impl ToShow for Duration {
+    fn to_show(&self) -> String {
+        show_duration(*self)
+    }
+}
+
+impl ToShow for Memory {
+    fn to_show(&self) -> String {
+        show_size(self.0)
     }
 }
 

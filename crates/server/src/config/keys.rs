@@ -62,6 +62,12 @@ pub(crate) const ENGINE: &[&str] = &[
     "num_ctx",
     "gpu",
     "memory_rule",
+    "command",
+    "environment",
+    "ready_within",
+    "stall_after",
+    "idle_after",
+    "memory_max",
 ];
 
 /// Members of each `[[key]]`.
@@ -71,16 +77,10 @@ pub(crate) const KEY: &[&str] = &["name", "tenant", "value", "admin"];
 pub(crate) const MODEL: &[&str] = &["name", "serves", "engines"];
 
 /// What is meant well but cannot be honoured, and what to do about it.
-const NOT_YET: [(&str, &str); 2] = [
-    (
-        "schedule",
-        "this build cannot keep to hours of the day yet: leave it out, and pause and resume batches instead",
-    ),
-    (
-        "engine.command",
-        "this build cannot start engines yet: start the engine yourself and give its `url`",
-    ),
-];
+const NOT_YET: [(&str, &str); 1] = [(
+    "schedule",
+    "this build cannot keep to hours of the day yet: leave it out, and pause and resume batches instead",
+)];
 
 pub(super) fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "_").to_uppercase())

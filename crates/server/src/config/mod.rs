@@ -19,7 +19,9 @@ use std::time::Duration;
 
 use overnight_domain::ids::TenantId;
 use overnight_domain::limits::AdmissionLimits;
+use overnight_domain::supervision;
 use overnight_engine::EngineKind;
+use overnight_engine::child::ChildCommand;
 
 pub use environment::Environment;
 pub(crate) use load::FILE_NAME;
@@ -204,6 +206,17 @@ pub struct EngineConfig {
     pub memory_rule: bool,
     /// The same, but only while the engine has that model.
     pub shared_aliases: Vec<(String, String)>,
+    /// How we start it. None: it is started by others.
+    pub process: Option<ProcessConfig>,
+}
+
+/// An engine that we start.
+#[derive(Debug, Clone)]
+pub struct ProcessConfig {
+    /// As it was written.
+    pub text: String,
+    pub command: ChildCommand,
+    pub rules: supervision::Rules,
 }
 
 impl Config {
@@ -232,6 +245,7 @@ impl EngineConfig {
             gpu: None,
             memory_rule: false,
             shared_aliases: Vec::new(),
+            process: None,
         }
     }
 }

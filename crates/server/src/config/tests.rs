@@ -286,7 +286,13 @@ fn who_is_told_is_shown_without_its_secrets() {
 fn engines_and_keys_are_refused_with_their_place() {
     let engine = "[[engine]]\nname = \"a\"\nkind = \"openai\"\nurl = \"http://a/v1\"\n";
     assert_refused(&[
-        (&format!("{engine}command = \"vllm serve\""), "`engine.command` cannot be honoured"),
+        (&format!("{engine}command = \"vllm 'serve\""), "`engine.command` cannot be taken apart"),
+        (&format!("{engine}command = \"\""), "`engine.command` is empty"),
+        (&format!("{engine}command = \"a\"\nready_within = \"0s\""), "`engine.ready_within` must be"),
+        (
+            &format!("{engine}command = \"a\"\nenvironment = {{ \"a=b\" = \"c\" }}"),
+            "`engine.environment.a=b`",
+        ),
         (
             &format!("{engine}modells = []"),
             "overnight.toml:5: unknown key `engine.modells`; did you mean `engine.models`",

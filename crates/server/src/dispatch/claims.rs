@@ -144,6 +144,7 @@ impl Dispatch {
             ttl: LEASE_TTL,
             active_batches_max: self.active_batches_max() + self.draining(),
             except: self.claims.unserved.keys().cloned().collect(),
+            unserved_models: self.unserved_models(),
             before,
             now: clock::now(),
         };
@@ -172,6 +173,13 @@ impl Dispatch {
                 }
             }
         });
+    }
+
+    /// Models that are asked for and that nobody serves now. Where no engine is ours to start, nobody knows what is asked
+    /// for before it is claimed.
+    fn unserved_models(&self) -> Vec<String> {
+        let asked = self.ctx.supervision.demand().into_iter().filter_map(|demand| demand.model);
+        asked.filter(|model| !self.core.is_model_served(model)).collect()
     }
 
     pub(super) fn on_claimed(&mut self, loaded: Option<Loaded>) {
@@ -208,6 +216,7 @@ impl Dispatch {
     /// Puts back what must leave and has nothing in flight and nothing uncommitted.
     pub(super) fn put_back_chunks(&mut self) {
         self.mark_outranked();
+        self.mark_stranded();
         let leaving: Vec<ChunkSlot> = self
             .held
             .iter()
@@ -221,6 +230,19 @@ impl Dispatch {
                 }
                 self.drop_calls(slot);
                 self.park(slot);
+            }
+        }
+    }
+
+    /// What nobody in use can serve is given back when it takes the room of what somebody could.
+    fn mark_stranded(&mut self) {
+        if self.lines_len < self.ctx.config.dispatch.memory_len / 2 {
+            return;
+        }
+        for slot in self.core.stranded() {
+            if let Some(held) = self.held.get_mut(&slot) {
+                held.is_leaving = true;
+                self.claims.pass_over(held.batch.id.clone());
             }
         }
     }

@@ -15,6 +15,7 @@ use overnight_engine::{EndpointConfig, Engine};
 use crate::config::{DispatchConfig, EngineConfig};
 use crate::context::Context;
 use crate::endpoints::{EndpointState, EndpointView};
+use crate::supervise::{Measured, Supervision};
 
 pub(crate) struct Endpoint {
     pub(super) config: EngineConfig,
@@ -24,6 +25,7 @@ pub(crate) struct Endpoint {
     pub(super) models: Option<Vec<String>>,
     pub(super) last_answer_at: Option<UnixTime>,
     pub(super) facts: Option<EngineFacts>,
+    supervision: Supervision,
     /// What result frames carry for it.
     pub(super) frame_number: u16,
 }
@@ -34,7 +36,8 @@ const ASK_WITHIN: Duration = Duration::from_secs(2);
 /// Asks all endpoints what they are and what they serve, so that the first batch is already checked against it and the
 /// first window fits.
 pub(crate) async fn ask_all(ctx: &Context, endpoints: &mut [Endpoint]) {
-    let asked = endpoints.iter_mut().map(|endpoint| async {
+    let is_asked = |endpoint: &&mut Endpoint| endpoint.is_asked_at_start();
+    let asked = endpoints.iter_mut().filter(is_asked).map(|endpoint| async {
         let told = async { tokio::join!(endpoint.engine.facts(), endpoint.engine.models()) };
         let name = &endpoint.config.name;
         let Ok((facts, models)) = tokio::time::timeout(ASK_WITHIN, told).await else {
@@ -52,7 +55,10 @@ pub(crate) async fn ask_all(ctx: &Context, endpoints: &mut [Endpoint]) {
         }
     });
     futures::future::join_all(asked).await;
-    let core = Dispatcher::new(endpoints.iter().map(Endpoint::settings).collect(), 0);
+    let mut core = Dispatcher::new(endpoints.iter().map(Endpoint::settings).collect(), 0);
+    for (number, endpoint) in (0_u16..).zip(&*endpoints) {
+        core.set_withheld(EndpointNumber(number), ctx.holds.of(&endpoint.config.name).0);
+    }
     let views = (0_u16..)
         .zip(&*endpoints)
         .map(|(number, endpoint)| endpoint.view(EndpointNumber(number), &core));
@@ -60,9 +66,15 @@ pub(crate) async fn ask_all(ctx: &Context, endpoints: &mut [Endpoint]) {
 }
 
 impl Endpoint {
-    pub(crate) fn new(config: &EngineConfig, ctx: &Context) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        config: &EngineConfig,
+        ctx: &Context,
+        measured: &Measured,
+    ) -> anyhow::Result<Self> {
         let setup = endpoint_config(config, &ctx.config.dispatch, ctx.config.engines.len())?;
-        let models = (!config.models.is_empty()).then(|| config.models.clone());
+        let known = config.process.as_ref().and_then(|process| measured.of(&config.name, &process.text));
+        let known = known.and_then(|measure| measure.models.clone());
+        let models = if config.models.is_empty() { known } else { Some(config.models.clone()) };
         Ok(Self {
             engine: overnight_engine::connect(config.kind, &setup)?,
             config: config.clone(),
@@ -70,8 +82,14 @@ impl Endpoint {
             models,
             last_answer_at: None,
             facts: None,
+            supervision: ctx.supervision.clone(),
             frame_number: ctx.endpoint_names.number(&config.name),
         })
+    }
+
+    /// One that we start has nothing to tell before it runs.
+    fn is_asked_at_start(&self) -> bool {
+        self.config.process.is_none()
     }
 
     pub(super) fn settings(&self) -> EndpointSettings {
@@ -152,6 +170,7 @@ impl Endpoint {
             in_flight,
             last_answer_at: self.last_answer_at,
             facts: self.facts_with_ceiling(core.pack_ceiling(number)),
+            process: self.supervision.of(&self.config.name),
         }
     }
 }

@@ -114,7 +114,7 @@ impl Dispatch {
     pub(super) fn ask_models(&mut self) {
         for number in self.claims.models_due(self.endpoints.len(), MODELS_EVERY) {
             let endpoint = &self.endpoints[number.index()];
-            if !endpoint.config.models.is_empty() {
+            if !endpoint.config.models.is_empty() || self.core.withheld(number).is_some() {
                 continue;
             }
             let engine = endpoint.engine.clone();

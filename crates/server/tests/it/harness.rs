@@ -32,6 +32,8 @@ pub(crate) struct Setup {
     pub(crate) settings: String,
     /// Lines of the engine's table.
     pub(crate) engine: String,
+    /// Whole tables instead of that of the stand-in engine.
+    pub(crate) engines: Option<String>,
     /// Environment of the server process, for preloaded failpoints.
     pub(crate) environment: Vec<(String, String)>,
 }
@@ -54,12 +56,14 @@ impl Server {
             Shape::Ollama => ("ollama", ""),
             _ => ("openai", "/v1"),
         };
-        let settings = format!(
-            "{}\n[[engine]]\nname = \"sim\"\nkind = \"{kind}\"\nurl = \"{}{path}\"\n{}\n",
-            setup.settings,
-            engine.url(),
-            setup.engine
-        );
+        let engines = setup.engines.unwrap_or_else(|| {
+            format!(
+                "[[engine]]\nname = \"sim\"\nkind = \"{kind}\"\nurl = \"{}{path}\"\n{}",
+                engine.url(),
+                setup.engine
+            )
+        });
+        let settings = format!("{}\n{engines}\n", setup.settings);
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("server.log");
         let address = free_address();

@@ -20,3 +20,4 @@ mod service;
 mod sleep;
 mod smoke;
 mod stuck;
+mod supervise;

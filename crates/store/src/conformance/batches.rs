@@ -16,7 +16,7 @@ use super::samples::{
     stranger, take, take_and_begin, tally,
 };
 use crate::{
-    BatchPatch, BatchQuery, BatchWithOpenChunks, Hold, Moved, Planned, QueueView, Result, Store,
+    BatchPatch, BatchQuery, BatchWithOpenChunks, Demand, Hold, Moved, Planned, QueueView, Result, Store,
 };
 
 fn ids(rows: &[BatchWithOpenChunks]) -> Vec<&BatchId> {
@@ -342,5 +342,31 @@ pub(super) async fn queue_in_numbers(store: &dyn Store) -> Result<()> {
     assert_eq!(ids(&store.queue(&both, 9).await?), [&batch_id(2), &batch_id(1)]);
     assert_eq!(ids(&store.queue(&both, 1).await?), [&batch_id(2)]);
     assert_eq!(ids(&store.queue(&[], 9).await?), Vec::<&BatchId>::new());
+    Ok(())
+}
+
+pub(super) async fn demand_by_model(store: &dyn Store) -> Result<()> {
+    assert_eq!(store.demand().await?, []);
+    for (number, priority) in [(1, 2), (2, 5), (3, 9), (4, 0)] {
+        let mut batch = batch(number);
+        batch.options.priority = priority;
+        create(store, batch).await?;
+    }
+    let plan = async |number, model: Option<&str>| {
+        let planned = Planned { model: model.map(str::to_owned), ..planned(1) };
+        store.plan_batch(&batch_id(number), planned, at(10)).await
+    };
+    assert_eq!(store.demand().await?, [], "what is validating is not known yet");
+    plan(1, Some("small")).await?;
+    plan(2, Some("small")).await?;
+    plan(3, Some("small")).await?;
+    plan(4, None).await?;
+    let pause = Pause { by: PausedBy::Caller, reason: "lunch".to_owned(), since: at(45) };
+    let patch = BatchPatch { pause: Some(Some(pause)), ..BatchPatch::default() };
+    store.update_batch(&owner(), &batch_id(3), patch, at(45)).await?;
+    let of = |model: Option<&str>, priority| Demand { model: model.map(str::to_owned), priority };
+    assert_eq!(store.demand().await?, [of(None, 0), of(Some("small"), 5)]);
+    store.cancel_batch(&owner(), &batch_id(2), at(46)).await?;
+    assert_eq!(store.demand().await?, [of(None, 0), of(Some("small"), 2)]);
     Ok(())
 }

@@ -4,9 +4,9 @@ use overnight_domain::batch::{Batch, BatchMoments, Pause, PausedBy};
 use overnight_domain::ids::{BatchId, ChunkNumber, LeaseToken};
 
 use super::samples::{
-    NO_PROGRESS, at, batch, batch_id, claim, create, owner, start, take, tally, worker_id,
+    NO_PROGRESS, at, batch, batch_id, claim, create, owner, planned, start, take, tally, worker_id,
 };
-use crate::{BatchPatch, ClaimQuery, Hold, Result, Store};
+use crate::{BatchPatch, ClaimQuery, Hold, Planned, Result, Store};
 
 fn urgent(number: u32, priority: i32) -> Batch {
     let mut batch = batch(number);
@@ -73,6 +73,24 @@ pub(super) async fn paused_and_excepted_are_skipped(store: &dyn Store) -> Result
     assert_eq!(claimed_batch(store, except(&[2, 3], 3)).await?, None);
     store.update_batch(&owner(), &batch_id(1), patch(None), at(46)).await?;
     assert_eq!(claimed_batch(store, except(&[2, 3], 3)).await?, Some(batch_id(1)));
+    Ok(())
+}
+
+pub(super) async fn models_that_nobody_serves_are_skipped(store: &dyn Store) -> Result<()> {
+    for (number, model) in [(1, Some("a")), (2, Some("b")), (3, None)] {
+        create(store, batch(number)).await?;
+        let planned = Planned { model: model.map(str::to_owned), ..planned(1) };
+        store.plan_batch(&batch_id(number), planned, at(10)).await?;
+    }
+    let without = |models: &[&str], token| ClaimQuery {
+        unserved_models: models.iter().map(|model| (*model).to_owned()).collect(),
+        ..claim(token)
+    };
+    assert_eq!(claimed_batch(store, without(&["a", "c"], 1)).await?, Some(batch_id(2)));
+    // A batch of several models may have requests for others.
+    assert_eq!(claimed_batch(store, without(&["a", "b"], 2)).await?, Some(batch_id(3)));
+    assert_eq!(claimed_batch(store, without(&["a"], 3)).await?, None);
+    assert_eq!(claimed_batch(store, claim(4)).await?, Some(batch_id(1)));
     Ok(())
 }
 

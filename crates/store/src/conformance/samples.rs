@@ -182,6 +182,7 @@ pub fn claim(token: u64) -> ClaimQuery {
         ttl: Duration::from_secs(30),
         active_batches_max: usize::MAX,
         except: Vec::new(),
+        unserved_models: Vec::new(),
         before: None,
         now: at(50),
     }

@@ -1,13 +1,14 @@
 //! The queue over all tenants, in the model.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 use overnight_domain::batch::{Batch, BatchState};
 use overnight_domain::chunk::Lease;
 use overnight_domain::ids::{BatchId, ChunkNumber, TenantId};
 
 use super::{BatchEntry, ChunkEntry, State};
-use crate::{BatchWithOpenChunks, ClaimQuery, Claimed, Page, QueueView};
+use crate::{BatchWithOpenChunks, ClaimQuery, Claimed, Demand, Page, QueueView};
 
 /// Its place in the order of the queue: higher priority first, then older, then by id.
 fn place(batch: &Batch) -> impl Ord + use<'_> {
@@ -65,6 +66,17 @@ impl State {
         view
     }
 
+    pub(super) fn demand(&self) -> Vec<Demand> {
+        let mut demands: BTreeMap<Option<String>, i32> = BTreeMap::new();
+        for BatchEntry { batch, .. } in self.batches.values() {
+            if batch.state == BatchState::InProgress && batch.pause.is_none() {
+                let priority = demands.entry(batch.model.clone()).or_insert(batch.options.priority);
+                *priority = batch.options.priority.max(*priority);
+            }
+        }
+        demands.into_iter().map(|(model, priority)| Demand { model, priority }).collect()
+    }
+
     pub(super) fn known_batches(&self, ids: &[BatchId]) -> Vec<BatchId> {
         ids.iter().filter(|id| self.batches.contains_key(id)).cloned().collect()
     }
@@ -106,6 +118,9 @@ impl State {
             .map(|entry| &entry.batch)
             .filter(|batch| batch.state == BatchState::InProgress && batch.pause.is_none())
             .filter(|batch| !query.except.contains(&batch.id))
+            .filter(|batch| {
+                batch.model.as_ref().is_none_or(|model| !query.unserved_models.contains(model))
+            })
             .filter(|batch| self.chunks_of(&batch.id).any(ChunkEntry::is_waiting))
             .find(|batch| is_before_bound(batch) && may_be_active(batch))
             .cloned()

@@ -10,7 +10,7 @@ use overnight_domain::ids::{BatchId, ChunkNumber, TenantId};
 use rusqlite::{Connection, OptionalExtension, Result as SqlResult, named_params, params};
 
 use super::{batches, chunks, values};
-use crate::{BatchWithOpenChunks, ClaimQuery, Claimed, Page, QueueView, Result};
+use crate::{BatchWithOpenChunks, ClaimQuery, Claimed, Demand, Page, QueueView, Result};
 
 pub(super) fn queue(
     db: &Connection,
@@ -73,6 +73,17 @@ pub(super) fn view(db: &Connection) -> Result<QueueView> {
     Ok(QueueView { batches, backlog })
 }
 
+pub(super) fn demand(db: &Connection) -> Result<Vec<Demand>> {
+    let demands = db
+        .prepare_cached(
+            "SELECT model, max(priority) AS priority FROM batches
+             WHERE state = 'in_progress' AND pause IS NULL GROUP BY model ORDER BY model",
+        )?
+        .query_map([], |row| Ok(Demand { model: row.get("model")?, priority: row.get("priority")? }))?
+        .collect::<SqlResult<_>>()?;
+    Ok(demands)
+}
+
 pub(super) fn known_batches(db: &Connection, ids: &[BatchId]) -> Result<Vec<BatchId>> {
     let mut known = Vec::new();
     for id in ids {
@@ -110,6 +121,7 @@ fn next_batch(db: &Connection, query: &ClaimQuery) -> Result<Option<Batch>> {
              SELECT * FROM batches AS b
              WHERE b.state = 'in_progress' AND b.pause IS NULL
                  AND b.id NOT IN (SELECT value FROM json_each(:except))
+                 AND (b.model IS NULL OR b.model NOT IN (SELECT value FROM json_each(:unserved_models)))
                  AND EXISTS (SELECT 1 FROM chunks AS c
                      WHERE c.batch = b.id AND c.state IN ('parked', 'ready'))
                  AND (:before IS NULL OR EXISTS (SELECT 1 FROM batches AS o
@@ -124,6 +136,7 @@ fn next_batch(db: &Connection, query: &ClaimQuery) -> Result<Option<Batch>> {
         .query_row(
             named_params! {
                 ":except": values::to_json(&query.except)?,
+                ":unserved_models": values::to_json(&query.unserved_models)?,
                 ":before": query.before.as_ref().map(BatchId::as_str),
                 ":active_batches_max": values::limit(query.active_batches_max),
             },

@@ -252,6 +252,7 @@ async fn claim(store: &dyn Store, step: Step) -> Answer {
         ttl: Duration::from_secs(u64::from(b % 60)),
         active_batches_max: if c % 4 == 0 { usize::MAX } else { (c % 4) as usize },
         except: if b % 6 == 0 { vec![step.batch()] } else { vec![] },
+        unserved_models: if b % 5 == 0 { vec!["small".to_owned()] } else { Vec::new() },
         before: (b % 7 == 0).then(|| step.batch()),
         now,
     };

@@ -4,7 +4,7 @@ use crate::Violation;
 use crate::source::{Source, line_at};
 
 /// Path prefixes that may start tasks or threads, each with its reason.
-const SITES: [(&str, &str); 11] = [
+const SITES: [(&str, &str); 12] = [
     ("crates/server/src/run.rs", "long tasks: the one named JoinSet"),
     ("crates/server/src/api/serve.rs", "connections and drains, owned by the socket's JoinSet"),
     ("crates/server/src/dispatch", "calls in flight, owned by the window's JoinSet"),

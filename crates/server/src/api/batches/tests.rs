@@ -55,6 +55,7 @@ async fn finish(harness: &Harness, batch: &Value, tally: Tally) {
         ttl: std::time::Duration::from_secs(60),
         active_batches_max: 10,
         except: Vec::new(),
+        unserved_models: Vec::new(),
         before: None,
         now: clock::now(),
     };
@@ -257,6 +258,7 @@ async fn live_counts_are_added_until_they_are_committed() {
         ttl: std::time::Duration::from_secs(60),
         active_batches_max: 1,
         except: Vec::new(),
+        unserved_models: Vec::new(),
         before: None,
         now: clock::now(),
     };

@@ -108,6 +108,7 @@ async fn end(harness: &Harness, batch: &Value, requests: &[(&str, u32, End)], ru
         ttl: std::time::Duration::from_secs(60),
         active_batches_max: 10,
         except: Vec::new(),
+        unserved_models: Vec::new(),
         before: None,
         now: clock::now(),
     };

@@ -60,6 +60,7 @@ impl Gpu {
             settings: self.settings(settings),
             engine: engine.to_owned(),
             environment: vec![self.environment()],
+            engines: None,
         })
     }
 

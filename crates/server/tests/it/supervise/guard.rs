@@ -1,0 +1,67 @@
+//! Nothing outlives the server, and nothing an engine prints fills the disk.
+
+use std::time::Duration;
+
+use super::engine::{self, StandIn};
+use super::{marked, submit, wait_for_process, wait_until, with_engines};
+
+/// A process that forks twice and begins a session of its own, as background services do to get away.
+const GET_AWAY: &str = "((setsid sleep 1000 >/dev/null 2>&1 &) &); ";
+
+#[test]
+fn kill_9_of_the_server_leaves_no_process_of_an_engine() {
+    let stand_in = StandIn::new("one").marked().after(GET_AWAY);
+    let mut server = with_engines(stand_in.table(""));
+    let id = submit(&server, "one", 50);
+    assert_eq!(server.wait_for_end_of(&id)["request_counts"]["completed"], 50);
+    // The guard, the engine, and the one that got away.
+    wait_until("all three run", Duration::from_secs(10), || marked(stand_in.marker()).len() == 3);
+    server.kill();
+    wait_until("no process is left", Duration::from_secs(5), || marked(stand_in.marker()).is_empty());
+}
+
+#[test]
+fn a_process_that_got_away_ends_with_its_engine() {
+    let stand_in =
+        StandIn::new("one").marked().after(GET_AWAY).script(&engine::slow(Duration::from_millis(1)));
+    let server = with_engines(stand_in.table(""));
+    let id = super::submit_prompts(&server, "one", std::iter::once("[[sim:crash]]".to_owned()));
+    // It kills its engine until it is condemned; after each crash those that got away are gone before the next start.
+    let batch = server.wait_for_end_of(&id);
+    assert_eq!(batch["request_counts"]["failed"], 1, "{batch}");
+    server.wait_for_end_of(&submit(&server, "one", 1));
+    wait_until("one engine with its own is left", Duration::from_secs(10), || {
+        marked(stand_in.marker()).len() == 3
+    });
+}
+
+/// `TERM` is not heard, so that only `KILL` ends it.
+#[test]
+fn an_engine_that_does_not_hear_is_ended_by_force() {
+    let command = "sh -c 'trap : TERM INT HUP; echo deaf; while :; do sleep 1; done'";
+    let settings =
+        "models = [\\\"one\\\"]\nenvironment = { DEAF_ENGINE = \\\"27\\\" }".replace('\\', "");
+    let mut server = with_engines(engine::table("one", command, &settings));
+    submit(&server, "one", 1);
+    wait_for_process(&server, "one", |view| view["process"]["last_line"] == "deaf");
+    server.kill();
+    wait_until("no process is left", Duration::from_secs(5), || marked("DEAF_ENGINE=27").is_empty());
+}
+
+#[test]
+fn a_flood_of_output_is_bounded_on_the_disk() {
+    let stand_in = StandIn::new("one")
+        .after("yes a line of sixty-four bytes that nobody ever wants to read again & ");
+    let server = with_engines(stand_in.table(""));
+    let log = server.data().join("engines/one.log");
+    let older = server.data().join("engines/one.log.1");
+    let len = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |found| found.len());
+    let id = submit(&server, "one", 50);
+    assert_eq!(server.wait_for_end_of(&id)["request_counts"]["completed"], 50);
+    wait_until("the log was turned over", Duration::from_secs(60), || older.exists());
+    for _ in 0..20 {
+        assert!(len(&log) <= 16 << 20 && len(&older) <= 16 << 20);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    wait_for_process(&server, "one", |view| view["process"]["state"] == "ready");
+}

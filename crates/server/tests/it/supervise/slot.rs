@@ -1,0 +1,38 @@
+//! Two engines on one GPU slot.
+
+use std::time::{Duration, Instant};
+
+use super::engine::{self, StandIn};
+use super::{submit, wait_for_process, with_engines};
+
+/// Twenty small batches, one for each model in turn, and a witness that sees whether both engines ever run at once.
+#[test]
+fn two_models_on_one_slot_take_turns_and_never_run_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let lock = folder.path().join("gpu0");
+    let script = engine::slow(Duration::from_millis(10));
+    let one = StandIn::new("one").script(&script).locked(&lock);
+    let two = StandIn::new("two").script(&script).locked(&lock);
+    let settings = |name| format!("gpu = 0\nmodels = [\"{name}\"]");
+    let server = with_engines(one.table(&settings("one")) + &two.table(&settings("two")));
+    let started = Instant::now();
+    // Five unfinished batches are the limit of a desktop: the next is sent when one has ended.
+    let mut open = Vec::new();
+    for number in 0..20 {
+        if open.len() == 5 {
+            let id: String = open.remove(0);
+            let batch = server.wait_for_end_of(&id);
+            assert_eq!(batch["request_counts"]["completed"], 30, "{batch}");
+        }
+        open.push(submit(&server, if number % 2 == 0 { "one" } else { "two" }, 30));
+    }
+    for id in open {
+        assert_eq!(server.wait_for_end_of(&id)["request_counts"]["completed"], 30);
+    }
+    assert!(!folder.path().join("gpu0.both").exists(), "both engines ran at once");
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+    for name in ["one", "two"] {
+        let view = wait_for_process(&server, name, |view| view["process"]["load_seconds"].is_number());
+        assert_eq!(view["process"]["gpu"], 0);
+    }
+}
