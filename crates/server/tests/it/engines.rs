@@ -5,7 +5,9 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use overnight_sim::{Engine, Script, Shape, Tei};
+use overnight_domain::engine_facts::Flavour;
+use overnight_engine::{EndpointConfig, Engine as _, OpenAi};
+use overnight_sim::{Engine, Latency, Permits, Script, Shape, Tei};
 use serde_json::{Value, json};
 
 use crate::harness::{Server, Setup, lines};
@@ -274,4 +276,42 @@ fn a_model_has_one_name_at_the_engines_that_have_it() {
     let batch = done(&server, "/v1/chat/completions", &bodies);
     assert_eq!(batch["request_counts"]["completed"], 10, "{batch}");
     assert_eq!(other.calls().total, 0, "it does not have the model");
+}
+
+#[test]
+fn an_engine_that_took_the_place_of_another_is_recognised() {
+    let engine = Engine::start(shaped(Shape::Vllm, "m")).unwrap();
+    let driver = OpenAi::new(&EndpointConfig::new("gpu0", engine.url())).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let flavour = || runtime.block_on(driver.facts()).map(|facts| facts.flavour);
+    assert_eq!(flavour(), Ok(Flavour::Vllm));
+    engine.set_script(shaped(Shape::Sglang, "m"));
+    assert_eq!(flavour(), Ok(Flavour::Sglang), "without having been down");
+    engine.crash();
+    flavour().expect_err("nobody is there");
+    engine.set_script(shaped(Shape::LlamaCpp, "m"));
+    engine.restart();
+    assert_eq!(flavour(), Ok(Flavour::LlamaCpp));
+    engine.set_script(Script::default());
+    assert_eq!(flavour(), Ok(Flavour::Other));
+}
+
+#[test]
+fn an_engine_of_any_flavour_that_is_busy_fails_nobody() {
+    for ((shape, name, _), status) in SHAPES.into_iter().zip([429, 503, 529, 503, 429]) {
+        let permits = Some(Permits { max: 2, status, retry_after: Some("0.01".to_owned()) });
+        // Long enough that a window of more than two is seen to be too wide.
+        let latency = Latency::Fixed(Duration::from_millis(5));
+        let script = Script { permits, latency, ..shaped(shape, "m") };
+        let server = Server::with(Setup {
+            script,
+            engine: "concurrency = 8\ninputs_per_call = 1".to_owned(),
+            ..Setup::default()
+        });
+        let bodies: Vec<Value> =
+            (0..40).map(|at| json!({"model": "m", "input": format!("{at}")})).collect();
+        let batch = done(&server, "/v1/embeddings", &bodies);
+        assert_eq!(batch["request_counts"]["completed"], 40, "{name}: {batch}");
+        assert!(server.engine.calls().refused > 0, "{name}: it was never busy");
+    }
 }
