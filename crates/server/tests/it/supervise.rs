@@ -20,15 +20,21 @@ fn submit(server: &Server, model: &str, count: usize) -> String {
 }
 
 fn submit_prompts(server: &Server, model: &str, prompts: impl Iterator<Item = String>) -> String {
-    let line = |(at, prompt): (usize, String)| {
-        let line = json!({
-            "custom_id": format!("row-{at}"), "method": "POST", "url": "/v1/chat/completions",
-            "body": {"model": model, "messages": [{"role": "user", "content": prompt}]},
-        });
-        format!("{line}\n").into_bytes()
-    };
-    let input: Vec<u8> = prompts.enumerate().flat_map(line).collect();
-    server.create(&server.upload(&input))
+    let line = |(at, prompt): (usize, String)| request_with(at, model, &prompt);
+    let input: String = prompts.enumerate().map(line).collect();
+    server.create(&server.upload(input.as_bytes()))
+}
+
+fn request(number: usize, model: &str) -> String {
+    request_with(number, model, &format!("prompt {number}"))
+}
+
+fn request_with(number: usize, model: &str, prompt: &str) -> String {
+    let line = json!({
+        "custom_id": format!("row-{number}"), "method": "POST", "url": "/v1/chat/completions",
+        "body": {"model": model, "messages": [{"role": "user", "content": prompt}]},
+    });
+    format!("{line}\n")
 }
 
 fn with_engines(tables: String) -> Server {
@@ -237,4 +243,23 @@ fn an_engine_that_runs_already_is_used_and_left_alone() {
     wait_for_process(&server, "one", |view| view["process"]["state"] == "found");
     server.terminate();
     assert!(server.wait_for_end().success());
+}
+
+/// Without a server: the engine lives as long as the run.
+#[test]
+fn a_run_starts_its_engine_and_ends_it() {
+    let stand_in = StandIn::new("one").marked();
+    let folder = tempfile::tempdir().unwrap();
+    let [input, output, config] =
+        ["in.jsonl", "out.jsonl", "overnight.toml"].map(|name| folder.path().join(name));
+    std::fs::write(&input, (0..50).map(|at| request(at, "one")).collect::<String>()).unwrap();
+    std::fs::write(&config, stand_in.table("")).unwrap();
+    let ended = std::process::Command::new(env!("CARGO_BIN_EXE_overnight"))
+        .arg("run")
+        .args([&input, Path::new("-o"), &output, Path::new("--config"), &config])
+        .output()
+        .unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert_eq!(lines(&std::fs::read(&output).unwrap()).len(), 50);
+    assert_eq!(marked(stand_in.marker()), [0_u32; 0]);
 }

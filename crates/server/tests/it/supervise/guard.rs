@@ -65,3 +65,28 @@ fn a_flood_of_output_is_bounded_on_the_disk() {
     }
     wait_for_process(&server, "one", |view| view["process"]["state"] == "ready");
 }
+
+/// The kernel ends the engine with its guard, and supervision starts both anew.
+#[test]
+fn an_engine_whose_guard_is_killed_ends_and_is_started_again() {
+    let stand_in = StandIn::new("one").marked();
+    let server = with_engines(stand_in.table(""));
+    server.wait_for_end_of(&submit(&server, "one", 5));
+    let first = marked(stand_in.marker());
+    assert_eq!(first.len(), 2, "the guard and the engine");
+    let is_guard = |process: &&u32| {
+        let line = std::fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap();
+        line.contains("guard\0--log")
+    };
+    let guard = first.iter().find(is_guard).unwrap();
+    let killed = std::process::Command::new("sh").args(["-c", &format!("kill -9 {guard}")]).status();
+    assert!(killed.unwrap().success());
+    let batch = server.wait_for_end_of(&submit(&server, "one", 5));
+    assert_eq!(batch["request_counts"]["completed"], 5, "{batch}");
+    wait_for_process(&server, "one", |view| view["process"]["restarts"] == 1);
+    let second = marked(stand_in.marker());
+    assert!(
+        second.len() == 2 && first.iter().all(|process| !second.contains(process)),
+        "{first:?} {second:?}"
+    );
+}

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use super::engine::{self, StandIn};
-use super::{submit, wait_for_process, with_engines};
+use super::{request, submit, wait_for_process, with_engines};
 
 /// Twenty small batches, one for each model in turn, and a witness that sees whether both engines ever run at once.
 #[test]
@@ -35,4 +37,17 @@ fn two_models_on_one_slot_take_turns_and_never_run_together() {
         let view = wait_for_process(&server, name, |view| view["process"]["load_seconds"].is_number());
         assert_eq!(view["process"]["gpu"], 0);
     }
+}
+
+/// One batch that names both models: each part waits for its engine, and neither holds up the other.
+#[test]
+fn a_batch_of_two_models_on_one_slot_is_answered_whole() {
+    let settings = |name| format!("gpu = 0\nmodels = [\"{name}\"]");
+    let (one, two) = (StandIn::new("one"), StandIn::new("two"));
+    let server = with_engines(one.table(&settings("one")) + &two.table(&settings("two")));
+    let input: String =
+        (0..300).map(|at| request(at, if at % 2 == 0 { "one" } else { "two" })).collect();
+    let id = server.create(&server.upload(input.as_bytes()));
+    let batch = server.wait_for_end_of(&id);
+    assert_eq!(batch["request_counts"], json!({"total": 300, "completed": 300, "failed": 0}), "{batch}");
 }
