@@ -169,8 +169,9 @@ impl Parts<'_> {
         let to = outlet.name();
         let settlement = match outcome {
             Ok(_) => {
+                self.settle(outlet.receiver(), &notice.id, Settlement::Done).await?;
                 tracing::info!(event, batch, to, "told");
-                Settlement::Done
+                return Ok(());
             }
             Err(why) if clock::now().since(notice.at) >= NOTICE_TTL => {
                 tracing::error!(

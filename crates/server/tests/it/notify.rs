@@ -236,6 +236,7 @@ fn what_was_delivered_and_not_noted_before_a_kill_is_delivered_again() {
     assert!(messages.iter().all(|message| *message == messages[0]), "{messages:?}");
     assert_eq!(name(&messages[0]), ("batch_ended".to_owned(), id));
     // Settled now: another start tells nothing.
+    wait(&server, "both are settled", || server.log().matches("told event").count() == 2);
     server.restart();
     let next = small_batch(&server);
     wait_for_both(&server, &receiver, &diary, ("batch_ended", &next));
