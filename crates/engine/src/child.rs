@@ -21,6 +21,8 @@ pub use command::{ChildCommand, CommandError};
 
 /// Our own program, also after the file that it was started from was replaced.
 const OURSELVES: &str = "/proc/self/exe";
+/// What a service manager tells us alone: an engine that spoke to it in our name would hide that we are stuck.
+const OURS_ALONE: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 /// What the guard says of the end is one line.
 const ENDING_LEN_MAX: u64 = 4 * 1024;
 
@@ -38,7 +40,11 @@ impl Child {
         if let Some(folder) = log.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        let mut guard = Command::new(OURSELVES)
+        let mut guard = Command::new(OURSELVES);
+        OURS_ALONE.iter().for_each(|name| {
+            guard.env_remove(name);
+        });
+        let mut guard = guard
             .args(guard::Options::arguments(log, command.arguments()))
             .envs(command.environment().iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())

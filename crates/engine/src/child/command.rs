@@ -43,10 +43,21 @@ impl ChildCommand {
         Ok(Self { arguments, environment: Vec::new(), added })
     }
 
+    /// What stands later wins.
     #[must_use]
     pub fn with_environment(mut self, environment: Vec<(String, String)>) -> Self {
-        self.environment = environment;
+        self.environment.extend(environment);
         self
+    }
+
+    /// Shows the engine this GPU only, counted as the driver's own library counts them. AMD's runtime reads the same
+    /// variable.
+    #[must_use]
+    pub fn on_gpu(self, number: u32) -> Self {
+        self.with_environment(vec![
+            ("CUDA_DEVICE_ORDER".to_owned(), "PCI_BUS_ID".to_owned()),
+            ("CUDA_VISIBLE_DEVICES".to_owned(), number.to_string()),
+        ])
     }
 
     pub fn arguments(&self) -> &[String] {
@@ -104,6 +115,17 @@ mod tests {
         assert_eq!(ChildCommand::parse("''"), Err(CommandError::Empty));
         assert_eq!(ChildCommand::parse("a 'b"), Err(CommandError::Quotes));
         assert_eq!(ChildCommand::parse("a\0b"), Err(CommandError::Zero));
+    }
+
+    #[test]
+    fn an_engine_sees_its_gpu_unless_it_was_told_another() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let told = pair("CUDA_VISIBLE_DEVICES", "3");
+        let command = ChildCommand::parse("a").unwrap().on_gpu(1).with_environment(vec![told.clone()]);
+        assert_eq!(
+            command.environment(),
+            [pair("CUDA_DEVICE_ORDER", "PCI_BUS_ID"), pair("CUDA_VISIBLE_DEVICES", "1"), told]
+        );
     }
 
     #[test]

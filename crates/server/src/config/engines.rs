@@ -266,6 +266,10 @@ fn process(reader: &mut Reader<'_>, slot: Option<u32>) -> Result<Option<ProcessC
     };
     let command = ChildCommand::parse(&text)
         .map_err(|error| reader.refused(&reader.table.origin, "command", &error.to_string()))?;
+    let command = match slot {
+        Some(number) => command.on_gpu(number),
+        None => command,
+    };
     let environment = reader.environment()?;
     let rules = Rules {
         ready_within: reader.optional("ready_within", span)?.unwrap_or(ENGINE_READY_WITHIN),
