@@ -41,9 +41,9 @@ impl Child {
             std::fs::create_dir_all(folder)?;
         }
         let mut guard = Command::new(OURSELVES);
-        OURS_ALONE.iter().for_each(|name| {
+        for name in OURS_ALONE {
             guard.env_remove(name);
-        });
+        }
         let mut guard = guard
             .args(guard::Options::arguments(log, command.arguments()))
             .envs(command.environment().iter().map(|(name, value)| (name, value)))

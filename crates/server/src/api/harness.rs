@@ -101,6 +101,8 @@ impl Harness {
             stop: tokio_util::sync::CancellationToken::new(),
             config,
         };
+        // Nothing is ever in flight here.
+        ctx.supervision.settled().cancel();
         Self { ctx: Arc::new(ctx), folder, _log: log }
     }
 

@@ -1,7 +1,7 @@
 //! The listening socket: accepting, at most so many connections, and ending in good order.
 //!
 //! After the stop, calls that are running are finished, new ones are told to come back (503 with `Retry-After`), and
-//! then the socket closes. Connection and drain tasks live in one `JoinSet` here and end with it.
+//! when nothing is in flight at the engines any more the socket closes. Connection and drain tasks live in one `JoinSet` here and end with it.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -39,8 +39,11 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(600);
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Nobody may call for hours: that the runtime still turns is shown so often.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
-/// How long new calls are still told to come back before the socket closes.
+/// How long new calls are still told to come back before the socket closes, at least.
 const REFUSE_FOR: Duration = Duration::from_secs(1);
+
+/// What runs when the socket closes has at least so long, also when the rest of the grace is used up.
+const LAST_CALLS_WITHIN: Duration = Duration::from_secs(3);
 
 /// Serves until the stop, and then until the running calls have ended, `SHUTDOWN_GRACE` at most.
 pub(crate) async fn serve(ctx: Arc<Context>, listener: TcpListener, pulse: Pulse) -> anyhow::Result<()> {
@@ -50,13 +53,20 @@ pub(crate) async fn serve(ctx: Arc<Context>, listener: TcpListener, pulse: Pulse
     let mut tasks = JoinSet::new();
     let closing = async {
         ctx.stop.cancelled().await;
-        tokio::time::sleep(REFUSE_FOR).await;
+        let stopped = tokio::time::Instant::now();
+        // As long as calls of engines are awaited, somebody is here to say that we come back.
+        let settled = ctx.supervision.settled();
+        let _ = tokio::join!(
+            tokio::time::timeout(SHUTDOWN_GRACE, settled.cancelled()),
+            tokio::time::sleep(REFUSE_FOR)
+        );
+        SHUTDOWN_GRACE.saturating_sub(stopped.elapsed()).max(LAST_CALLS_WITHIN)
     };
     tokio::pin!(closing);
     let mut beat = tokio::time::interval(BEAT_EVERY);
-    loop {
+    let grace = loop {
         tokio::select! {
-            () = &mut closing => break,
+            grace = &mut closing => break grace,
             _ = beat.tick() => pulse.beat(),
             (permit, stream, peer) = accept(&listener, &permits) => {
                 tasks.spawn(connection(calls.clone(), permit, stream, peer));
@@ -66,7 +76,7 @@ pub(crate) async fn serve(ctx: Arc<Context>, listener: TcpListener, pulse: Pulse
             }
             Some(ended) = tasks.join_next() => note(ended),
         }
-    }
+    };
     drop(listener);
     drop(calls);
     let ended = async {
@@ -74,7 +84,7 @@ pub(crate) async fn serve(ctx: Arc<Context>, listener: TcpListener, pulse: Pulse
             note(ended);
         }
     };
-    if tokio::time::timeout(SHUTDOWN_GRACE, ended).await.is_err() {
+    if tokio::time::timeout(grace, ended).await.is_err() {
         tracing::warn!("calls were still running when the grace of the shutdown was over");
     }
     Ok(())

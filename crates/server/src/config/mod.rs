@@ -198,14 +198,14 @@ pub struct EngineConfig {
     pub models: Vec<String>,
     /// What people call a model -> what this engine calls it.
     pub aliases: Vec<(String, String)>,
+    /// The same, but only while the engine has that model.
+    pub shared_aliases: Vec<(String, String)>,
     /// The context that is asked for where a request does not say; of an Ollama.
     pub num_ctx: Option<u32>,
     /// The GPU of this machine that it runs on. None: any of them where it is local.
     pub gpu: Option<u32>,
     /// Whether full GPU memory narrows its window.
     pub memory_rule: bool,
-    /// The same, but only while the engine has that model.
-    pub shared_aliases: Vec<(String, String)>,
     /// How we start it. None: it is started by others.
     pub process: Option<ProcessConfig>,
 }
