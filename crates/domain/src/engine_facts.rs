@@ -17,6 +17,8 @@ pub enum Flavour {
     LlamaCpp,
     Tei,
     LmStudio,
+    /// The built-in one.
+    Overnight,
     /// It speaks the OpenAI dialect, and more is not known.
     #[default]
     Other,
@@ -32,6 +34,7 @@ impl Flavour {
             Self::LlamaCpp => "llama.cpp",
             Self::Tei => "TEI",
             Self::LmStudio => "LM Studio",
+            Self::Overnight => "Overnight",
             Self::Other => "OpenAI-compatible",
         }
     }

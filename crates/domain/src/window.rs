@@ -14,6 +14,8 @@ const BATCHING: u32 = 16;
 const TEI_MAX: u32 = 32;
 /// Left to other clients of an engine that refuses those beyond its permits.
 const PERMITS_LEFT: u32 = 8;
+/// The built-in engine would like to have so many waiting for each slot.
+const SORTED_PER_SLOT: u32 = 8;
 /// Ollama and LM Studio do one to four at once, and do not tell: one more waits while another is answered.
 const DESKTOP: u32 = 4;
 
@@ -28,8 +30,10 @@ pub fn first_window(facts: &EngineFacts) -> u32 {
             permits.map_or(TEI_MAX, |permits| permits.saturating_sub(PERMITS_LEFT).min(TEI_MAX))
         }
         (Flavour::Vllm | Flavour::Sglang, slots) => slots.map_or(BATCHING, |slots| slots.min(BATCHING)),
+        // It sorts what waits by beginnings and lengths, and can only sort what it has been given.
+        (Flavour::Overnight, Some(slots)) => slots.saturating_mul(1 + SORTED_PER_SLOT),
         (Flavour::Ollama | Flavour::LmStudio, _) => DESKTOP,
-        (Flavour::LlamaCpp | Flavour::Other, _) => WINDOW_DEFAULT,
+        (Flavour::LlamaCpp | Flavour::Overnight | Flavour::Other, _) => WINDOW_DEFAULT,
     };
     window.min(permits.unwrap_or(WINDOW_MAX)).clamp(1, WINDOW_MAX)
 }
@@ -113,7 +117,7 @@ mod tests {
 
     #[test]
     fn the_first_window_follows_what_the_engine_tells() {
-        use Flavour::{LlamaCpp, LmStudio, Ollama, Other, Sglang, Tei, Vllm};
+        use Flavour::{LlamaCpp, LmStudio, Ollama, Other, Overnight, Sglang, Tei, Vllm};
         for (flavour, slots, permits, expected) in [
             (LlamaCpp, Some(1), None, 3),
             (LlamaCpp, Some(4), None, 6),
@@ -130,6 +134,7 @@ mod tests {
             (Sglang, Some(4), Some(8), 4),
             (Ollama, None, None, 4),
             (LmStudio, None, None, 4),
+            (Overnight, Some(4), Some(260), 36),
             (Other, None, None, WINDOW_DEFAULT),
             (Other, None, Some(3), 3),
         ] {

@@ -62,6 +62,7 @@ const fn name_of(flavour: Flavour) -> &'static str {
         Flavour::LlamaCpp => "llama.cpp",
         Flavour::Tei => "tei",
         Flavour::LmStudio => "lmstudio",
+        Flavour::Overnight => "builtin",
         Flavour::Other => "engine",
     }
 }

@@ -12,6 +12,7 @@ use crate::prometheus::Metrics;
 
 mod llama_cpp;
 pub(crate) mod lm_studio;
+mod overnight;
 pub(crate) mod sglang;
 pub(crate) mod tei;
 mod vllm;
@@ -71,6 +72,7 @@ impl Question {
             Flavour::LlamaCpp => &[Self::Models, Self::Props, Self::Slots, Self::Metrics],
             Flavour::Tei => &[Self::Info, Self::Metrics],
             Flavour::LmStudio => &[Self::Models, Self::LmStudioModels],
+            Flavour::Overnight => &[Self::Models, Self::Metrics],
             Flavour::Ollama => &[Self::Models, Self::OllamaVersion],
             Flavour::Other => &[Self::Models],
         }
@@ -134,6 +136,7 @@ pub(crate) fn read(flavour: Flavour, answers: &Answers) -> EngineFacts {
         Flavour::LlamaCpp => llama_cpp::read(facts, answers),
         Flavour::Tei => tei::read(facts, answers),
         Flavour::LmStudio => lm_studio::read(facts, answers),
+        Flavour::Overnight => overnight::read(facts, answers),
         Flavour::Ollama => {
             let version = answers.json(Question::OllamaVersion);
             EngineFacts { version: version.and_then(|body| text(&body["version"])), ..facts }

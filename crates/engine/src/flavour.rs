@@ -47,6 +47,7 @@ fn by_metrics(answers: &Answers) -> Option<Flavour> {
         name if name.starts_with("vllm:") => Some(Flavour::Vllm),
         name if name.starts_with("sglang:") => Some(Flavour::Sglang),
         name if name.starts_with("llamacpp:") => Some(Flavour::LlamaCpp),
+        name if name.starts_with("overnight_engine_") => Some(Flavour::Overnight),
         name if name.starts_with("te_") => Some(Flavour::Tei),
         _ => None,
     })
@@ -57,6 +58,7 @@ fn by_owner(answers: &Answers) -> Option<Flavour> {
         "vllm" => Some(Flavour::Vllm),
         "sglang" => Some(Flavour::Sglang),
         "llamacpp" => Some(Flavour::LlamaCpp),
+        "overnight-engine" => Some(Flavour::Overnight),
         _ => None,
     })
 }

@@ -309,3 +309,37 @@ fn nonsense_is_unknown_and_never_a_panic() {
         }
     }
 }
+
+#[test]
+fn the_built_in_engine_says_all_of_itself() {
+    let fixture = r#"
+=== 200 /v1/models
+{"object":"list","data":[{"id":"demo","owned_by":"overnight-engine","max_model_len":512,"overnight_engine":{"version":"0.1.0","slots":32,"wanted":288,"permits":2080,"kv_tokens":16896,"input_tokens":512}}]}
+=== 200 /metrics
+overnight_engine_requests_running 3
+overnight_engine_requests_waiting 40
+overnight_engine_prompt_tokens_computed_total 100
+overnight_engine_prompt_tokens_cached_total 300
+overnight_engine_answer_tokens_total 50
+"#;
+    let expected = EngineFacts {
+        capacity: Capacity {
+            slots: Some(32),
+            permits: Some(2_080),
+            kv_tokens: Some(16_896),
+            input_tokens: Some(512),
+            ..LISTS
+        },
+        load: Load {
+            running: Some(3),
+            waiting: Some(40),
+            prompt_tokens_total: Some(400),
+            generated_tokens_total: Some(50),
+            cache_queries_total: Some(400),
+            cache_hits_total: Some(300),
+            ..Load::default()
+        },
+        ..facts(Flavour::Overnight, Some("0.1.0"), vec![model("demo", Some(512), Some(true))])
+    };
+    assert_read(fixture, &expected);
+}

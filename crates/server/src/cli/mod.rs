@@ -9,6 +9,7 @@ mod client;
 mod completions;
 mod config;
 mod download;
+mod engine;
 mod engines;
 mod failed;
 mod guard;
@@ -90,6 +91,7 @@ enum Command {
     Resume(resume::Resume),
     Verify(verify::Verify),
     Config(config::Config),
+    Engine(engine::Engine),
     Engines(engines::Engines),
     Notify(notify::Notify),
     Completions(completions::Completions),
@@ -113,6 +115,7 @@ fn run(command: Command, environment: &Environment) -> anyhow::Result<Ending> {
         Command::Resume(resume) => resume.run(environment),
         Command::Verify(verify) => verify.run(environment),
         Command::Config(config) => config.run(environment),
+        Command::Engine(engine) => engine.run(environment),
         Command::Engines(engines) => engines.run(environment),
         Command::Notify(notify) => notify.run(environment),
         Command::Completions(completions) => completions.run(),

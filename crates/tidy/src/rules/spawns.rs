@@ -4,7 +4,7 @@ use crate::Violation;
 use crate::source::{Source, line_at};
 
 /// Path prefixes that may start tasks or threads, each with its reason.
-const SITES: [(&str, &str); 12] = [
+const SITES: [(&str, &str); 13] = [
     ("crates/server/src/run.rs", "long tasks: the one named JoinSet"),
     ("crates/server/src/api/serve.rs", "connections and drains, owned by the socket's JoinSet"),
     ("crates/server/src/dispatch", "calls in flight, owned by the window's JoinSet"),
@@ -18,6 +18,7 @@ const SITES: [(&str, &str); 12] = [
         "crates/engine/src/child/guard.rs",
         "the thread that keeps an engine's output, in a process of its own",
     ),
+    ("crates/engine-llama/src/serve.rs", "the computing thread, whose end ends the process"),
     ("crates/segment/src/log.rs", "the thread that commits, joined when the log closes"),
     ("crates/segment/src/commit.rs", "the thread that commits, joined when the log closes"),
     (

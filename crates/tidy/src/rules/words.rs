@@ -23,14 +23,16 @@ const PARTS: [(&str, &str); 10] = [
 ];
 
 /// Identifiers that others fixed.
-const FIXED: [&str; 8] = [
+const FIXED: [&str; 10] = [
     "CryptoProvider",
+    "LlamaBackend",
     "active_jobs",
     "available_parallelism",
     "builder_with_provider",
     "current_job_id",
     "default_provider",
     "is_canceled",
+    "llama_backend",
     "stuck_jobs",
 ];
 

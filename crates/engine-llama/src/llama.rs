@@ -1,0 +1,409 @@
+//! The only module that touches llama.cpp. Every id, position and length is checked here before it crosses over: what
+//! is wrong there is a crash or another question's answer.
+
+use std::num::NonZeroU32;
+use std::path::Path;
+
+use llama_cpp_2::context::LlamaContext;
+use llama_cpp_2::context::params::{LlamaContextParams, LlamaPoolingType};
+use llama_cpp_2::llama_backend::LlamaBackend;
+use llama_cpp_2::llama_batch::LlamaBatch;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::sampling::LlamaSampler;
+use llama_cpp_2::token::LlamaToken;
+use llama_cpp_2::{LogOptions, json_schema_to_grammar, send_logs_to_tracing};
+
+use crate::question::{Form, Sampling, TokenLogprob};
+use crate::schedule::{Change, Layout, Step};
+use crate::token::Token;
+
+/// The computing failed. What is in the context is not to be trusted any more.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ComputeError {
+    #[error(
+        "failed to load the model `{path}`: it is no GGUF file that llama.cpp can read, or memory is short ({reason})"
+    )]
+    Load { path: String, reason: String },
+    #[error("failed to make a context: memory is short, or the model cannot do this ({0})")]
+    Context(String),
+    #[error("llama.cpp failed to compute a step: {0}")]
+    Step(String),
+    #[error("the schedule asked for what the context does not have: {0}")]
+    Bounds(String),
+}
+
+/// A loaded model.
+pub(crate) struct Model {
+    library: LlamaBackend,
+    model: LlamaModel,
+}
+
+impl Model {
+    pub(crate) fn load(path: &Path, gpu_layers: u32) -> Result<Self, ComputeError> {
+        let failed = |reason: String| ComputeError::Load { path: path.display().to_string(), reason };
+        let library = LlamaBackend::init().map_err(|error| failed(error.to_string()))?;
+        send_logs_to_tracing(LogOptions::default());
+        let params = LlamaModelParams::default().with_n_gpu_layers(gpu_layers);
+        let model = LlamaModel::load_from_file(&library, path, &params)
+            .map_err(|error| failed(error.to_string()))?;
+        Ok(Self { library, model })
+    }
+
+    /// Special tokens in the text count as such only when `has_specials`: in what a chat template has rendered.
+    pub(crate) fn tokenize(&self, text: &str, adds_start: bool, has_specials: bool) -> Vec<Token> {
+        let tokens = self.model.vocab().tokenize(text.as_bytes(), adds_start, has_specials);
+        tokens.into_iter().map(|token| Token(token.0)).collect()
+    }
+
+    pub(crate) fn piece(&self, token: Token) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(16);
+        if (0..self.model.n_vocab()).contains(&token.0) {
+            self.model.vocab().token_to_piece_into(LlamaToken(token.0), &mut bytes, false, None);
+        }
+        bytes
+    }
+
+    /// The text of a token of control, which [`Self::piece`] leaves out.
+    fn control_text(&self, token: LlamaToken) -> String {
+        let mut bytes = Vec::with_capacity(16);
+        if (0..self.model.n_vocab()).contains(&token.0) {
+            self.model.vocab().token_to_piece_into(token, &mut bytes, true, None);
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    pub(crate) fn start_text(&self) -> String {
+        self.control_text(self.model.vocab().bos())
+    }
+
+    pub(crate) fn end_text(&self) -> String {
+        self.control_text(self.model.vocab().eos())
+    }
+
+    /// Whether an input ends with a token of control, as the model was trained.
+    pub(crate) fn adds_end(&self) -> bool {
+        let vocab = self.model.vocab();
+        vocab.should_add_eos() || vocab.should_add_sep()
+    }
+
+    pub(crate) fn has(&self, token: Token) -> bool {
+        (0..self.model.n_vocab()).contains(&token.0)
+    }
+
+    /// The chat template that the file carries.
+    pub(crate) fn template(&self) -> Option<String> {
+        self.model.chat_template(None).ok()?.to_string().ok()
+    }
+
+    pub(crate) fn ends(&self, token: Token) -> bool {
+        self.model.vocab().is_eog(LlamaToken(token.0))
+    }
+
+    pub(crate) fn end_token(&self) -> Token {
+        let vocab = self.model.vocab();
+        let turn = vocab.eot();
+        Token(if turn.0 >= 0 { turn.0 } else { vocab.eos().0 })
+    }
+
+    /// A value of the file's own table.
+    pub(crate) fn meta(&self, key: &str) -> Option<String> {
+        self.model.meta_val_str(key).ok()
+    }
+
+    pub(crate) fn embedding_len(&self) -> usize {
+        usize::try_from(self.model.n_embd_out()).unwrap_or(0)
+    }
+
+    /// How tokens are chosen for one question; its state grows with the answer.
+    pub(crate) fn chooser(&self, sampling: &Sampling, form: &Form) -> Result<Chooser, String> {
+        let mut chain = Vec::new();
+        if let Form::Grammar(grammar) = form {
+            let sampler = LlamaSampler::grammar(&self.model, grammar, "root");
+            chain.push(sampler.map_err(|error| format!("the grammar cannot be used: {error}"))?);
+        }
+        let has_penalties = sampling.frequency_penalty != 0.0
+            || sampling.presence_penalty != 0.0
+            || (sampling.repeat_penalty - 1.0).abs() > f32::EPSILON;
+        if has_penalties {
+            chain.push(LlamaSampler::penalties(
+                self.model.n_vocab(),
+                PENALTY_TOKENS,
+                sampling.repeat_penalty,
+                sampling.frequency_penalty,
+                sampling.presence_penalty,
+            ));
+        }
+        if sampling.temperature > 0.0 {
+            if sampling.top_k > 0 {
+                chain.push(LlamaSampler::top_k(i32::try_from(sampling.top_k).unwrap_or(i32::MAX)));
+            }
+            chain.push(LlamaSampler::top_p(sampling.top_p, 1));
+            chain.push(LlamaSampler::min_p(sampling.min_p, 1));
+            chain.push(LlamaSampler::temp(sampling.temperature));
+            chain.push(LlamaSampler::dist(sampling.seed));
+        } else {
+            chain.push(LlamaSampler::greedy());
+        }
+        Ok(Chooser(LlamaSampler::chain(chain, true)))
+    }
+}
+
+/// The grammar of a JSON schema.
+pub(crate) fn grammar(schema: &str) -> Result<String, String> {
+    json_schema_to_grammar(schema).map_err(|error| error.to_string())
+}
+
+/// Penalties look at so many tokens of the answer.
+const PENALTY_TOKENS: i32 = 64;
+
+/// The samplers of one question.
+pub(crate) struct Chooser(LlamaSampler);
+
+/// A context for generation.
+pub(crate) struct Session<'model> {
+    model: &'model Model,
+    context: LlamaContext<'model>,
+    batch: LlamaBatch<'static>,
+    layout: Layout,
+    step_len: usize,
+    /// Which row of the last step has logits.
+    has_logits: Vec<bool>,
+}
+
+impl<'model> Session<'model> {
+    pub(crate) fn new(
+        model: &'model Model,
+        layout: Layout,
+        step_len: usize,
+        threads: u32,
+    ) -> Result<Self, ComputeError> {
+        let sequences = layout.sequences + 1;
+        let cells = if layout.is_unified { layout.pool_len } else { layout.sequence_len * sequences };
+        let threads = i32::try_from(threads.max(1)).unwrap_or(1);
+        let params = LlamaContextParams::default()
+            .with_n_ctx(NonZeroU32::new(cells))
+            .with_n_batch(step_len as u32)
+            .with_n_ubatch(step_len.min(UBATCH_LEN) as u32)
+            .with_n_seq_max(sequences)
+            .with_kv_unified(layout.is_unified)
+            .with_n_threads(threads)
+            .with_n_threads_batch(threads)
+            .with_no_perf(true);
+        let context = model
+            .model
+            .new_context(&model.library, params)
+            .map_err(|error| ComputeError::Context(error.to_string()))?;
+        let batch = LlamaBatch::new(step_len, 1);
+        Ok(Self { model, context, batch, layout, step_len, has_logits: Vec::new() })
+    }
+
+    pub(crate) fn compute(&mut self, step: &Step) -> Result<(), ComputeError> {
+        self.check(step)?;
+        for change in &step.changes {
+            self.change(*change)?;
+        }
+        self.batch.clear();
+        for row in &step.rows {
+            let (sequence, position) = (row.sequence as i32, row.position as i32);
+            let added = self.batch.add(LlamaToken(row.token.0), position, &[sequence], row.wants_logits);
+            added.map_err(|error| ComputeError::Bounds(error.to_string()))?;
+        }
+        self.has_logits = step.rows.iter().map(|row| row.wants_logits).collect();
+        self.context.decode(&mut self.batch).map_err(|error| ComputeError::Step(error.to_string()))
+    }
+
+    fn check(&self, step: &Step) -> Result<(), ComputeError> {
+        let out = |what: String| Err(ComputeError::Bounds(what));
+        if step.rows.is_empty() || step.rows.len() > self.step_len {
+            return out(format!("a step of {} rows, where 1 to {} fit", step.rows.len(), self.step_len));
+        }
+        let vocab = self.model.model.n_vocab();
+        for row in &step.rows {
+            if row.sequence > self.layout.sequences
+                || row.position >= self.layout.sequence_len
+                || !(0..vocab).contains(&row.token.0)
+            {
+                return out(format!("{row:?}"));
+            }
+        }
+        for change in &step.changes {
+            let (Change::Cut { sequence, from: at } | Change::Copy { sequence, len: at }) = *change;
+            if sequence > self.layout.sequences || at > self.layout.sequence_len {
+                return out(format!("{change:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, change: Change) -> Result<(), ComputeError> {
+        let failed = |error: &dyn std::fmt::Display| ComputeError::Step(format!("{change:?}: {error}"));
+        match change {
+            Change::Cut { sequence, from } => self
+                .context
+                .kv_cache_seq_rm(sequence as i32, Some(from), None)
+                .map_err(|error| failed(&error)),
+            Change::Copy { sequence, len } => {
+                // Streams can only be copied whole.
+                let holder = self.layout.sequences as i32;
+                let copied = self.context.kv_cache_seq_cp(holder, sequence as i32, None, None);
+                copied.map_err(|error| failed(&error))?;
+                self.context
+                    .kv_cache_seq_rm(sequence as i32, Some(len), None)
+                    .map_err(|error| failed(&error))
+            }
+        }
+    }
+
+    /// The token that follows a row of the last step.
+    pub(crate) fn choose(&mut self, row: usize, chooser: &mut Chooser) -> Result<Token, ComputeError> {
+        self.check_output(row)?;
+        Ok(Token(chooser.0.sample(&self.context, row as i32).0))
+    }
+
+    /// The likeliest of some tokens, or one of them by chance.
+    pub(crate) fn choose_among(
+        &mut self,
+        row: usize,
+        branches: &[Token],
+        chance: Option<(f32, f32)>,
+    ) -> Result<Token, ComputeError> {
+        self.check_output(row)?;
+        let logits = self.context.get_logits_ith(row as i32);
+        let of = |token: &Token| logits.get(token.0 as usize).copied().unwrap_or(f32::NEG_INFINITY);
+        let best = branches.iter().copied().max_by(|left, right| of(left).total_cmp(&of(right)));
+        let best = best.ok_or_else(|| ComputeError::Bounds("a choice among nothing".to_owned()))?;
+        let Some((temperature, at)) = chance else { return Ok(best) };
+        let weight = |token: &Token| ((of(token) - of(&best)) / temperature).exp();
+        let mut left = at * branches.iter().map(weight).sum::<f32>();
+        for token in branches {
+            left -= weight(token);
+            if left <= 0.0 {
+                return Ok(*token);
+            }
+        }
+        Ok(best)
+    }
+
+    /// How likely a token was at a row, before any sampler, and which were likeliest.
+    pub(crate) fn logprob(
+        &self,
+        row: usize,
+        token: Token,
+        top: u8,
+    ) -> Result<TokenLogprob, ComputeError> {
+        self.check_output(row)?;
+        let logits = self.context.get_logits_ith(row as i32);
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = logits.iter().map(|logit| f64::from(logit - max).exp()).sum();
+        let total = f64::from(max) + sum.ln();
+        let logprob = |token: usize| (f64::from(logits[token]) - total) as f32;
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        let count = usize::from(top).min(order.len());
+        if count > 0 && count < order.len() {
+            order.select_nth_unstable_by(count - 1, |a, b| logits[*b].total_cmp(&logits[*a]));
+        }
+        order.truncate(count);
+        order.sort_unstable_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+        let shown = |token: usize| (self.model.piece(Token(token as i32)), logprob(token));
+        Ok(TokenLogprob {
+            bytes: self.model.piece(token),
+            logprob: logprob(token.0 as usize),
+            top: order.into_iter().map(shown).collect(),
+        })
+    }
+
+    fn check_output(&self, row: usize) -> Result<(), ComputeError> {
+        match self.has_logits.get(row) {
+            Some(true) => Ok(()),
+            _ => Err(ComputeError::Bounds(format!("logits of row {row}, which has none"))),
+        }
+    }
+}
+
+/// Rows that llama.cpp computes in one piece: more costs memory and gains nothing on a CPU.
+const UBATCH_LEN: usize = 512;
+
+/// A context for embeddings: whole inputs in one piece each, always one pool of cells.
+pub(crate) struct Embedder<'model> {
+    model: &'model Model,
+    context: LlamaContext<'model>,
+    batch: LlamaBatch<'static>,
+    tokens_max: usize,
+    inputs_max: usize,
+}
+
+impl<'model> Embedder<'model> {
+    /// Room for `tokens_max` tokens of at most `inputs_max` inputs at once.
+    pub(crate) fn new(
+        model: &'model Model,
+        tokens_max: usize,
+        inputs_max: usize,
+        threads: u32,
+    ) -> Result<Self, ComputeError> {
+        let threads = i32::try_from(threads.max(1)).unwrap_or(1);
+        let len = tokens_max as u32;
+        let pooling = match model
+            .meta("general.architecture")
+            .and_then(|arch| model.meta(&format!("{arch}.pooling_type")))
+        {
+            Some(kind) if kind != "0" => LlamaPoolingType::Unspecified,
+            _ => LlamaPoolingType::Mean,
+        };
+        let params = LlamaContextParams::default()
+            .with_n_ctx(NonZeroU32::new(len))
+            // An input that is cut over two pieces would be pooled over the second alone.
+            .with_n_batch(len)
+            .with_n_ubatch(len)
+            .with_n_seq_max(inputs_max as u32)
+            .with_kv_unified(true)
+            .with_embeddings(true)
+            .with_pooling_type(pooling)
+            .with_n_threads(threads)
+            .with_n_threads_batch(threads)
+            .with_no_perf(true);
+        let context = model
+            .model
+            .new_context(&model.library, params)
+            .map_err(|error| ComputeError::Context(error.to_string()))?;
+        let batch = LlamaBatch::new(tokens_max, 1);
+        Ok(Self { model, context, batch, tokens_max, inputs_max })
+    }
+
+    /// The embeddings of inputs that fit together, each scaled to length 1.
+    pub(crate) fn compute(&mut self, inputs: &[&[Token]]) -> Result<Vec<Vec<f32>>, ComputeError> {
+        let total: usize = inputs.iter().map(|input| input.len()).sum();
+        let vocab = self.model.model.n_vocab();
+        let is_known = |token: &Token| (0..vocab).contains(&token.0);
+        if inputs.len() > self.inputs_max
+            || total > self.tokens_max
+            || inputs.iter().any(|input| input.is_empty() || !input.iter().all(is_known))
+        {
+            return Err(ComputeError::Bounds(format!("{} inputs of {total} tokens", inputs.len())));
+        }
+        self.context.clear_kv_cache();
+        self.batch.clear();
+        for (sequence, input) in (0_i32..).zip(inputs) {
+            for (position, token) in (0_i32..).zip(*input) {
+                let added = self.batch.add(LlamaToken(token.0), position, &[sequence], true);
+                added.map_err(|error| ComputeError::Bounds(error.to_string()))?;
+            }
+        }
+        self.context.decode(&mut self.batch).map_err(|error| ComputeError::Step(error.to_string()))?;
+        (0_i32..)
+            .zip(inputs)
+            .map(|(sequence, _)| {
+                let embedding = self.context.embeddings_seq_ith(sequence);
+                embedding.map(scaled).map_err(|error| ComputeError::Step(error.to_string()))
+            })
+            .collect()
+    }
+}
+
+fn scaled(embedding: &[f32]) -> Vec<f32> {
+    let len = embedding.iter().map(|part| f64::from(*part).powi(2)).sum::<f64>().sqrt();
+    if len == 0.0 {
+        return embedding.to_vec();
+    }
+    embedding.iter().map(|part| (f64::from(*part) / len) as f32).collect()
+}

@@ -1,0 +1,329 @@
+//! The schedule: which tokens are computed in the next step, and for whom.
+//!
+//! A plain state machine; it knows neither the model nor the clock. Live sequences are continued first, what is left of
+//! a step is filled with prompts. The queue is ordered by the prompts themselves, so that those with a common beginning
+//! are neighbours: their beginning is computed once, in a sequence that holds it, and copied to each. The queue is walked
+//! around, never restarted from its head; whoever was passed over too often is next.
+//!
+//! Cells of the KV cache are promised at admission for the whole answer: what was admitted always ends.
+
+mod cells;
+mod prefix;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use crate::token::{QuestionId, Token};
+use cells::Cells;
+use prefix::Prefix;
+
+/// How the KV cache is laid out; fixed with a context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// One pool of cells for all, where copies of a prefix cost nothing; or a stream for each sequence.
+    pub(crate) is_unified: bool,
+    /// Sequences that are answered at once. One more holds the common beginning.
+    pub(crate) sequences: u32,
+    /// The longest sequence, prompt and answer together.
+    pub(crate) sequence_len: u32,
+    /// The pool, when it is one.
+    pub(crate) pool_len: u32,
+}
+
+/// A question as far as the schedule is concerned.
+#[derive(Debug, Clone)]
+pub(crate) struct Waiting {
+    pub(crate) id: QuestionId,
+    pub(crate) prompt: Arc<[Token]>,
+    pub(crate) answer_len_max: u32,
+}
+
+/// A change of the KV cache before the rows are computed, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// Cells of the sequence from this position on are free.
+    Cut { sequence: u32, from: u32 },
+    /// The holder's cells become the sequence's, which is empty; what lies beyond `len` is cut afterwards.
+    Copy { sequence: u32, len: u32 },
+}
+
+/// One token to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) sequence: u32,
+    pub(crate) position: u32,
+    pub(crate) token: Token,
+    pub(crate) wants_logits: bool,
+}
+
+/// What is to be computed at once.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Step {
+    pub(crate) changes: Vec<Change>,
+    pub(crate) rows: Vec<Row>,
+    /// Who is told the logits of which row.
+    pub(crate) outputs: Vec<(QuestionId, usize)>,
+}
+
+#[derive(Debug)]
+struct Live {
+    id: QuestionId,
+    /// Tokens that are not computed yet, from `position` on.
+    pending: VecDeque<Token>,
+    position: u32,
+    /// Of the prompt, how much was copied.
+    cached_len: u32,
+    is_answering: bool,
+}
+
+/// The order of the queue.
+type QueueKey = (Arc<[Token]>, QuestionId);
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Schedule {
+    layout: Layout,
+    step_len: usize,
+    queue: BTreeMap<QueueKey, Waiting>,
+    /// Where the walk around the queue has come to.
+    cursor: Option<QueueKey>,
+    /// When each that waits arrived, counted in admissions.
+    arrivals: BTreeMap<QuestionId, (u64, QueueKey)>,
+    admissions: u64,
+    live: BTreeMap<u32, Live>,
+    free: BTreeSet<u32>,
+    cells: Cells,
+    prefix: Prefix,
+    /// Changes for the next step.
+    changes: Vec<Change>,
+    /// Prompt tokens that were computed, those of common beginnings once.
+    computed: u64,
+}
+
+impl Schedule {
+    pub(crate) fn new(layout: Layout, step_len: usize) -> Self {
+        Self {
+            layout,
+            step_len: step_len.max(1),
+            queue: BTreeMap::new(),
+            cursor: None,
+            arrivals: BTreeMap::new(),
+            admissions: 0,
+            live: BTreeMap::new(),
+            free: (0..layout.sequences).collect(),
+            cells: Cells::new(layout),
+            prefix: Prefix::default(),
+            changes: Vec::new(),
+            computed: 0,
+        }
+    }
+
+    /// Whether such a question could ever be answered in this layout.
+    pub(crate) fn fits(&self, prompt_len: usize) -> bool {
+        prompt_len > 0 && prompt_len < self.layout.sequence_len as usize
+    }
+
+    /// Takes a question that fits. Its answer is no longer than the rest of the context.
+    pub(crate) fn ask(&mut self, mut question: Waiting) {
+        assert!(self.fits(question.prompt.len()), "a question that does not fit was let through");
+        let rest = self.layout.sequence_len - question.prompt.len() as u32;
+        question.answer_len_max = question.answer_len_max.clamp(1, rest);
+        let key = (question.prompt.clone(), question.id);
+        self.arrivals.insert(question.id, (self.admissions, key.clone()));
+        self.queue.insert(key, question);
+    }
+
+    /// Forgets a question, wherever it is.
+    pub(crate) fn forget(&mut self, id: QuestionId) {
+        if let Some((_, key)) = self.arrivals.remove(&id) {
+            self.queue.remove(&key);
+            return;
+        }
+        let sequence = self.live.iter().find(|(_, live)| live.id == id).map(|(sequence, _)| *sequence);
+        if let Some(sequence) = sequence {
+            self.live.remove(&sequence);
+            self.cells.release(sequence);
+            self.free.insert(sequence);
+            self.changes.push(Change::Cut { sequence, from: 0 });
+        }
+    }
+
+    /// The question goes on with these tokens: one that was sampled, or several that had to follow.
+    pub(crate) fn go_on(&mut self, id: QuestionId, tokens: &[Token]) {
+        if let Some(live) = self.live.values_mut().find(|live| live.id == id) {
+            live.pending.extend(tokens);
+        }
+    }
+
+    /// The next step; none when there is nothing to compute.
+    pub(crate) fn step(&mut self) -> Option<Step> {
+        self.admit();
+        let mut step = Step { changes: std::mem::take(&mut self.changes), ..Step::default() };
+        let (answering, reading): (Vec<u32>, Vec<u32>) =
+            self.live.keys().copied().partition(|sequence| self.live[sequence].is_answering);
+        for sequence in answering {
+            self.add_rows(sequence, &mut step);
+        }
+        let room = self.step_len.saturating_sub(step.rows.len());
+        self.computed += self.prefix.add_rows(self.layout.sequences, room, &mut step.rows) as u64;
+        for sequence in reading {
+            self.add_rows(sequence, &mut step);
+        }
+        if step.rows.is_empty() {
+            self.changes = step.changes;
+            return None;
+        }
+        Some(step)
+    }
+
+    fn add_rows(&mut self, sequence: u32, step: &mut Step) {
+        let live = self.live.get_mut(&sequence).expect("only live sequences are asked");
+        let count = live.pending.len().min(self.step_len.saturating_sub(step.rows.len()));
+        for _ in 0..count {
+            let token = live.pending.pop_front().expect("it was counted");
+            let wants_logits = live.pending.is_empty();
+            if wants_logits {
+                step.outputs.push((live.id, step.rows.len()));
+            }
+            step.rows.push(Row { sequence, position: live.position, token, wants_logits });
+            live.position += 1;
+        }
+        if !live.is_answering {
+            self.computed += count as u64;
+            live.is_answering = live.pending.is_empty();
+        }
+    }
+
+    /// Gives free sequences to those who wait, as long as there are cells for them.
+    fn admit(&mut self) {
+        while let Some(sequence) = self.free.first().copied() {
+            let Some(key) = self.next_key() else { return };
+            let group = self.group_of(&key);
+            if !self.prefix.is_ready_for(&key.0, group) {
+                if !self.prefix.is_busy() && self.cells.try_hold(group) {
+                    self.hold(&key.0[..group]);
+                } else if self.live.is_empty() && !self.prefix.is_busy() {
+                    // The beginning that is held takes the room of the next.
+                    self.let_go();
+                    continue;
+                }
+                return;
+            }
+            let waiting = &self.queue[&key];
+            let cached = self.prefix.shared_with(&waiting.prompt);
+            let own = waiting.prompt.len() as u32 - cached + waiting.answer_len_max;
+            if !self.cells.try_promise(sequence, own, cached > 0) {
+                if self.live.is_empty() && self.prefix.is_held() {
+                    self.let_go();
+                    continue;
+                }
+                return;
+            }
+            self.start(sequence, &key, cached);
+        }
+    }
+
+    fn start(&mut self, sequence: u32, key: &QueueKey, cached: u32) {
+        let waiting = self.queue.remove(key).expect("it was just looked at");
+        self.arrivals.remove(&waiting.id);
+        self.admissions += 1;
+        self.free.remove(&sequence);
+        if cached > 0 {
+            self.changes.push(Change::Copy { sequence, len: cached });
+        }
+        let live = Live {
+            id: waiting.id,
+            pending: waiting.prompt[cached as usize..].iter().copied().collect(),
+            position: cached,
+            cached_len: cached,
+            is_answering: false,
+        };
+        self.live.insert(sequence, live);
+        self.cursor = Some(key.clone());
+    }
+
+    /// Computes a common beginning anew, keeping what the one before has in common with it.
+    fn hold(&mut self, tokens: &[Token]) {
+        let kept = self.prefix.replace(tokens);
+        self.changes.push(Change::Cut { sequence: self.layout.sequences, from: kept });
+    }
+
+    fn let_go(&mut self) {
+        self.prefix.replace(&[]);
+        self.cells.let_go();
+        self.changes.push(Change::Cut { sequence: self.layout.sequences, from: 0 });
+    }
+
+    fn next_key(&self) -> Option<QueueKey> {
+        if let Some((at, key)) = self.arrivals.values().next()
+            && self.admissions - at > u64::from(self.layout.sequences) * PASSED_OVER_MAX
+        {
+            return Some(key.clone());
+        }
+        let behind = self.cursor.as_ref().and_then(|cursor| {
+            let range = (std::ops::Bound::Excluded(cursor.clone()), std::ops::Bound::Unbounded);
+            self.queue.range(range).next()
+        });
+        behind.or_else(|| self.queue.iter().next()).map(|(key, _)| key.clone())
+    }
+
+    /// How long a beginning the question shares with those behind it in the queue; 0 when it is not worth holding.
+    fn group_of(&self, key: &QueueKey) -> usize {
+        let neighbours = self.queue.range(key..).skip(1).map(|((prompt, _), _)| prompt.as_ref());
+        prefix::group_len(&key.0, neighbours)
+    }
+
+    pub(crate) const fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// All that waits, in the order of arrival, for another schedule.
+    pub(crate) fn take_waiting(&mut self) -> Vec<Waiting> {
+        self.arrivals.clear();
+        let mut waiting: Vec<Waiting> = std::mem::take(&mut self.queue).into_values().collect();
+        waiting.sort_unstable_by_key(|waiting| waiting.id);
+        waiting
+    }
+
+    pub(crate) fn waiting_count(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(crate) fn live_count(&self) -> usize {
+        self.live.len()
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.live.is_empty()
+    }
+
+    pub(crate) const fn computed(&self) -> u64 {
+        self.computed
+    }
+
+    /// How much of the question's prompt was copied rather than computed.
+    pub(crate) fn cached_len(&self, id: QuestionId) -> u32 {
+        self.live.values().find(|live| live.id == id).map_or(0, |live| live.cached_len)
+    }
+
+    /// A step may be no longer from now on.
+    pub(crate) const fn set_step_len(&mut self, step_len: usize) {
+        self.step_len = if step_len == 0 { 1 } else { step_len };
+    }
+
+    /// Whether what waits would be better off with one pool of cells: the common beginnings outweigh the rest.
+    pub(crate) fn wants_unified(&self) -> bool {
+        let prompts: Vec<&[Token]> = self.queue.keys().map(|(prompt, _)| prompt.as_ref()).collect();
+        prefix::is_mostly_shared(&prompts) && self.layout.sequences <= UNIFIED_SEQUENCES_MAX
+    }
+}
+
+/// So many times all sequences may go to others before the one that has waited longest has its turn: enough to sort by,
+/// about what the engine wants to have waiting.
+const PASSED_OVER_MAX: u64 = 16;
+
+/// With more sequences each token has too many foreign cells to look past.
+pub(crate) const UNIFIED_SEQUENCES_MAX: u32 = 32;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+//! The engine's process: the socket, the computing thread, and the end of both.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use overnight_domain::time::UnixTime;
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::compute::{self, Load, Resources};
+use crate::engine::{Engine, ORDERS_MAX, Ready};
+use crate::gguf::Head;
+use crate::llama::Model;
+use crate::machine;
+use crate::memory::{self, Plan, Wishes};
+use crate::question::Order;
+use crate::routes::router;
+
+/// What the engine is started with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub model: PathBuf,
+    /// What the model is called in requests.
+    pub name: String,
+    pub place: Place,
+    /// The longest prompt with its answer, in tokens.
+    pub context_len: Option<u32>,
+    /// Requests that are answered at once.
+    pub slots: Option<u32>,
+    pub threads: Option<u32>,
+    pub gpu_layers: Option<u32>,
+    /// The most memory to use.
+    pub memory_bytes: Option<u64>,
+    /// The clock, for templates that write the date.
+    pub now: fn() -> UnixTime,
+}
+
+/// Where the engine listens.
+#[derive(Debug, Clone)]
+pub enum Place {
+    Address(SocketAddr),
+    Socket(PathBuf),
+}
+
+/// A step that takes so long is none, whatever was to be expected.
+const STALL_LEAST: Duration = Duration::from_secs(20);
+/// And neither is one that takes so many times what the last one took.
+const STALL_FACTOR: u32 = 10;
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Serves until `stop`, or until the computing fails.
+pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let processor = machine::check_processor().map_err(anyhow::Error::msg)?;
+    machine::offer_to_oom_killer();
+    let path = options.model.display();
+    let head =
+        Head::read(&options.model).with_context(|| format!("the model `{path}` cannot be used"))?;
+    let wishes =
+        Wishes { context_len: options.context_len, slots: options.slots, bytes: options.memory_bytes };
+    let plan = memory::plan(&head, wishes, machine::available_memory())
+        .with_context(|| format!("there is no room for the model `{path}`"))?;
+    let threads = options.threads.unwrap_or_else(machine::threads).max(1);
+    tracing::info!(
+        processor,
+        threads,
+        slots = plan.streams.sequences,
+        context = plan.streams.sequence_len,
+        "loading `{path}`, which will need about {} MiB",
+        plan.bytes / 1_048_576
+    );
+    let (orders, taken) = mpsc::channel(ORDERS_MAX);
+    let engine = Arc::new(Engine::new(options.name.as_str().into(), options.now, orders));
+    let served = listen(&options.place, Arc::clone(&engine)).await?;
+    let computing = Computing { options, plan, threads, load: Arc::clone(&engine.load) };
+    let (loaded, ended) = computing.start(taken)?;
+    let ready = async {
+        if let Ok(model) = loaded.await {
+            // Encoders say how they are pooled and have no causal attention.
+            let generates = head.own("attention.causal") != Some(0);
+            engine.set_ready(Ready::new(model, plan, generates));
+            tracing::info!(model = &*engine.name, "ready");
+        }
+        watch(&engine).await
+    };
+    tokio::select! {
+        served = served => served.context("the socket failed"),
+        ended = ended => ended.unwrap_or_else(|_| bail!("the computing thread died")),
+        stalled = ready => Err(stalled),
+        () = stop => Ok(()),
+    }
+}
+
+type Served = std::pin::Pin<Box<dyn Future<Output = std::io::Result<()>> + Send>>;
+
+async fn listen(place: &Place, engine: Arc<Engine>) -> anyhow::Result<Served> {
+    let app = router(engine);
+    match place {
+        Place::Address(address) => {
+            let listener = TcpListener::bind(address)
+                .await
+                .with_context(|| format!("failed to listen on `{address}`"))?;
+            tracing::info!("listening on http://{}", listener.local_addr()?);
+            Ok(Box::pin(async move { axum::serve(listener, app).await }))
+        }
+        Place::Socket(path) => {
+            forget_stale(path).await?;
+            let listener = UnixListener::bind(path)
+                .with_context(|| format!("failed to listen on `{}`", path.display()))?;
+            tracing::info!("listening on {}", path.display());
+            Ok(Box::pin(async move { axum::serve(listener, app).await }))
+        }
+    }
+}
+
+/// Removes the socket of a process that died, and of no other.
+async fn forget_stale(path: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::FileTypeExt as _;
+    let Ok(found) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    if !found.file_type().is_socket() {
+        bail!("`{}` exists and is no socket: give another `--socket`", path.display());
+    }
+    if UnixStream::connect(path).await.is_ok() {
+        bail!("somebody already listens on `{}`: stop them, or give another `--socket`", path.display());
+    }
+    std::fs::remove_file(path)
+        .with_context(|| format!("failed to remove the stale `{}`", path.display()))
+}
+
+struct Computing {
+    options: Options,
+    plan: Plan,
+    threads: u32,
+    load: Arc<Load>,
+}
+
+type Loaded = oneshot::Receiver<Arc<Model>>;
+type Ended = oneshot::Receiver<anyhow::Result<()>>;
+
+impl Computing {
+    /// Starts the thread; it tells when the model is loaded, and why it ended.
+    fn start(self, orders: mpsc::Receiver<Order>) -> anyhow::Result<(Loaded, Ended)> {
+        let (loaded, is_loaded) = oneshot::channel();
+        let (ended, has_ended) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("compute".to_owned());
+        let run = move || {
+            // Where nobody listens any more the process is ending.
+            let _ = ended.send(self.run(orders, loaded));
+        };
+        thread.spawn(run).context("failed to start the computing thread")?;
+        Ok((is_loaded, has_ended))
+    }
+
+    fn run(
+        self,
+        orders: mpsc::Receiver<Order>,
+        loaded: oneshot::Sender<Arc<Model>>,
+    ) -> anyhow::Result<()> {
+        let gpu_layers = self.options.gpu_layers.unwrap_or(u32::MAX);
+        let model = Arc::new(Model::load(&self.options.model, gpu_layers)?);
+        let resources = Resources {
+            unified: self.plan.unified,
+            streams: self.plan.streams,
+            step_len: self.plan.step_len as usize,
+            embed_len: self.plan.embed_len as usize,
+            threads: self.threads,
+        };
+        // Where nobody listens any more the process is ending.
+        let _ = loaded.send(Arc::clone(&model));
+        compute::run(&model, resources, orders, &self.load).context("the computing failed")
+    }
+}
+
+/// Waits until there is work and no step ends; nothing can interrupt one, so the process has to.
+async fn watch(engine: &Engine) -> anyhow::Error {
+    let (mut steps, mut since) = (0, Instant::now());
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let load = &engine.load;
+        let now = load.steps.load(Ordering::Relaxed);
+        let is_idle = !engine.ready().is_ok_and(Ready::has_work);
+        if is_idle || now != steps {
+            (steps, since) = (now, Instant::now());
+            continue;
+        }
+        let last = Duration::from_millis(load.step_millis.load(Ordering::Relaxed));
+        let limit = STALL_LEAST.max(last * STALL_FACTOR);
+        if since.elapsed() > limit {
+            return anyhow::anyhow!(
+                "the computing is stuck: no step has ended for {} s",
+                limit.as_secs()
+            );
+        }
+    }
+}

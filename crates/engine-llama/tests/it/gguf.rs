@@ -1,0 +1,176 @@
+//! Writes a small llama with random weights in F32: real inference, of which only the words make no sense.
+//!
+//! The vocabulary has one token for each byte and those of ChatML, so that any text can be asked and any answer is text.
+
+use std::io::Write as _;
+use std::path::Path;
+
+const DIM: u64 = 64;
+const LAYERS: u64 = 2;
+const HEADS: u64 = 4;
+const INNER: u64 = 128;
+
+/// What a chat looks like to it; without the start token, which the vocabulary has.
+pub const TEMPLATE: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n\
+                            {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+enum Member<'a> {
+    Text(&'a str),
+    Number(u32),
+    Fraction(f32),
+    Flag(bool),
+    Texts(Vec<String>),
+    Numbers(Vec<i32>),
+}
+
+fn text(bytes: &mut Vec<u8>, text: &str) {
+    bytes.extend((text.len() as u64).to_le_bytes());
+    bytes.extend(text.as_bytes());
+}
+
+fn member(bytes: &mut Vec<u8>, name: &str, member: &Member<'_>) {
+    text(bytes, name);
+    let kind = |bytes: &mut Vec<u8>, kind: u32| bytes.extend(kind.to_le_bytes());
+    match member {
+        Member::Text(value) => {
+            kind(bytes, 8);
+            text(bytes, value);
+        }
+        Member::Number(value) => {
+            kind(bytes, 4);
+            bytes.extend(value.to_le_bytes());
+        }
+        Member::Fraction(value) => {
+            kind(bytes, 6);
+            bytes.extend(value.to_le_bytes());
+        }
+        Member::Flag(value) => {
+            kind(bytes, 7);
+            bytes.push(u8::from(*value));
+        }
+        Member::Texts(values) => {
+            kind(bytes, 9);
+            kind(bytes, 8);
+            bytes.extend((values.len() as u64).to_le_bytes());
+            values.iter().for_each(|value| text(bytes, value));
+        }
+        Member::Numbers(values) => {
+            kind(bytes, 9);
+            kind(bytes, 5);
+            bytes.extend((values.len() as u64).to_le_bytes());
+            values.iter().for_each(|value| bytes.extend(value.to_le_bytes()));
+        }
+    }
+}
+
+/// The printable letter that stands for each byte in a byte-level vocabulary, as GPT-2 has it.
+fn letters() -> Vec<String> {
+    let is_plain = |byte: u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let mut extra = 256;
+    (0..256_u32)
+        .map(|byte| {
+            let letter = if is_plain(byte) {
+                byte
+            } else {
+                extra += 1;
+                extra - 1
+            };
+            char::from_u32(letter).expect("these are letters").to_string()
+        })
+        .collect()
+}
+
+/// SplitMix64, as a number around 0.
+fn random(state: &mut u64) -> f32 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut mixed = *state;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (mixed >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
+}
+
+/// The names and shapes of a llama's weights.
+fn tensors(vocabulary: u64) -> Vec<(String, Vec<u64>)> {
+    let mut tensors: Vec<(String, Vec<u64>)> = vec![
+        ("token_embd.weight".into(), vec![DIM, vocabulary]),
+        ("output_norm.weight".into(), vec![DIM]),
+        ("output.weight".into(), vec![DIM, vocabulary]),
+    ];
+    for layer in 0..LAYERS {
+        for (name, shape) in [
+            ("attn_norm", vec![DIM]),
+            ("attn_q", vec![DIM, DIM]),
+            ("attn_k", vec![DIM, DIM]),
+            ("attn_v", vec![DIM, DIM]),
+            ("attn_output", vec![DIM, DIM]),
+            ("ffn_norm", vec![DIM]),
+            ("ffn_gate", vec![DIM, INNER]),
+            ("ffn_up", vec![DIM, INNER]),
+            ("ffn_down", vec![INNER, DIM]),
+        ] {
+            tensors.push((format!("blk.{layer}.{name}.weight"), shape));
+        }
+    }
+    tensors
+}
+
+pub fn write(path: &Path, context_len: u32) {
+    let letters = letters();
+    let merged = format!("{}{}", letters[usize::from(b't')], letters[usize::from(b'h')]);
+    let mut tokens = letters.clone();
+    tokens.extend([merged, "<|endoftext|>".into(), "<|im_start|>".into(), "<|im_end|>".into()]);
+    let kinds = (0..tokens.len()).map(|at| if at < 257 { 1 } else { 3 }).collect();
+    let vocabulary = tokens.len() as u64;
+    let merges = vec![format!("{} {}", letters[usize::from(b't')], letters[usize::from(b'h')])];
+    let members = [
+        ("general.architecture", Member::Text("llama")),
+        ("general.name", Member::Text("random")),
+        ("llama.context_length", Member::Number(context_len)),
+        ("llama.embedding_length", Member::Number(DIM as u32)),
+        ("llama.block_count", Member::Number(LAYERS as u32)),
+        ("llama.feed_forward_length", Member::Number(INNER as u32)),
+        ("llama.attention.head_count", Member::Number(HEADS as u32)),
+        ("llama.attention.head_count_kv", Member::Number(HEADS as u32)),
+        ("llama.attention.layer_norm_rms_epsilon", Member::Fraction(1e-5)),
+        ("llama.rope.dimension_count", Member::Number((DIM / HEADS) as u32)),
+        ("llama.vocab_size", Member::Number(vocabulary as u32)),
+        ("general.file_type", Member::Number(0)),
+        ("tokenizer.ggml.model", Member::Text("gpt2")),
+        ("tokenizer.ggml.pre", Member::Text("gpt-2")),
+        ("tokenizer.ggml.tokens", Member::Texts(tokens)),
+        ("tokenizer.ggml.token_type", Member::Numbers(kinds)),
+        ("tokenizer.ggml.merges", Member::Texts(merges)),
+        ("tokenizer.ggml.bos_token_id", Member::Number(257)),
+        ("tokenizer.ggml.eos_token_id", Member::Number(259)),
+        ("tokenizer.ggml.add_bos_token", Member::Flag(false)),
+        ("tokenizer.chat_template", Member::Text(TEMPLATE)),
+    ];
+    let tensors = tensors(vocabulary);
+    let mut bytes = b"GGUF".to_vec();
+    bytes.extend(3_u32.to_le_bytes());
+    bytes.extend((tensors.len() as u64).to_le_bytes());
+    bytes.extend((members.len() as u64).to_le_bytes());
+    members.iter().for_each(|(name, value)| member(&mut bytes, name, value));
+    let mut offset = 0_u64;
+    for (name, shape) in &tensors {
+        text(&mut bytes, name);
+        bytes.extend((shape.len() as u32).to_le_bytes());
+        shape.iter().for_each(|len| bytes.extend(len.to_le_bytes()));
+        bytes.extend(0_u32.to_le_bytes());
+        bytes.extend(offset.to_le_bytes());
+        offset += (shape.iter().product::<u64>() * 4).next_multiple_of(32);
+    }
+    bytes.resize(bytes.len().next_multiple_of(32), 0);
+    let mut state = 7;
+    for (name, shape) in &tensors {
+        let scale = if name.starts_with("token_embd") { 1.0 } else { 1.7 / (shape[0] as f32).sqrt() };
+        for _ in 0..shape.iter().product::<u64>() {
+            let weight = if shape.len() == 1 { 1.0 } else { random(&mut state) * scale };
+            bytes.extend(weight.to_le_bytes());
+        }
+        bytes.resize(bytes.len().next_multiple_of(32), 0);
+    }
+    std::fs::File::create(path)
+        .and_then(|mut file| file.write_all(&bytes))
+        .expect("the model is written");
+}

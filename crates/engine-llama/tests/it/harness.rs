@@ -1,0 +1,164 @@
+//! An engine of its own for each test, in this process, behind a Unix socket; and as much HTTP as is needed to ask it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use overnight_domain::time::UnixTime;
+use overnight_engine_llama::{Options, Place, serve};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::gguf;
+
+/// Longer than anything takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub struct Engine {
+    socket: PathBuf,
+    stop: Option<oneshot::Sender<()>>,
+    served: JoinHandle<anyhow::Result<()>>,
+    _folder: tempfile::TempDir,
+}
+
+pub struct Answer {
+    pub status: u16,
+    pub text: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("no JSON: {}", self.text))
+    }
+
+    /// The JSON of a call that was answered well.
+    pub fn ok(&self) -> Value {
+        assert_eq!(self.status, 200, "{}", self.text);
+        self.json()
+    }
+
+    /// The code and the message of a refusal.
+    pub fn refusal(&self) -> (u16, String, String) {
+        let error = &self.json()["error"];
+        let text = |name: &str| error[name].as_str().unwrap_or("").to_owned();
+        (self.status, text("code"), text("message"))
+    }
+
+    /// The deltas of a stream, without its last word.
+    pub fn events(&self) -> Vec<Value> {
+        let mut events: Vec<&str> = self.text.split("\n\n").filter(|event| !event.is_empty()).collect();
+        assert_eq!(events.pop(), Some("data: [DONE]"));
+        let json = |event: &&str| serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap();
+        events.iter().map(json).collect()
+    }
+}
+
+pub fn options(folder: &std::path::Path, context_len: u32, slots: u32) -> Options {
+    let model = folder.join("random.gguf");
+    gguf::write(&model, 32_768);
+    Options {
+        model,
+        name: "random".to_owned(),
+        place: Place::Socket(folder.join("engine.sock")),
+        context_len: Some(context_len),
+        slots: Some(slots),
+        threads: Some(1),
+        gpu_layers: Some(0),
+        memory_bytes: None,
+        now: || UnixTime::from_millis(1_767_225_600_000),
+    }
+}
+
+impl Engine {
+    pub async fn start(context_len: u32, slots: u32) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let options = options(folder.path(), context_len, slots);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let served = tokio::spawn(serve(options, async move {
+            // A dropped sender stops it as well.
+            let _ = stopped.await;
+        }));
+        let socket = folder.path().join("engine.sock");
+        let engine = Self { socket, stop: Some(stop), served, _folder: folder };
+        tokio::time::timeout(PATIENCE, async {
+            loop {
+                assert!(!engine.served.is_finished(), "the engine ended");
+                if engine.socket.exists() && engine.get("/health").await.status == 200 {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
+        .expect("the model is loaded");
+        engine
+    }
+
+    pub async fn stop(mut self) {
+        drop(self.stop.take());
+        self.served.await.unwrap().unwrap();
+    }
+
+    pub async fn connect(&self, method: &str, path: &str, body: &str) -> UnixStream {
+        let mut stream = UnixStream::connect(&self.socket).await.unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(body.as_bytes()).await.unwrap();
+        stream
+    }
+
+    async fn call(&self, method: &str, path: &str, body: &str) -> Answer {
+        let mut stream = self.connect(method, path, body).await;
+        let mut bytes = Vec::new();
+        tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("in time").unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let is_chunked = head.to_lowercase().contains("transfer-encoding: chunked");
+        Answer { status, text: if is_chunked { dechunked(body) } else { body.to_owned() } }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.call("GET", path, "").await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.call("POST", path, &body.to_string()).await
+    }
+
+    /// A chat of one message, with more members.
+    pub async fn chat(&self, message: &str, more: Value) -> Answer {
+        self.post("/v1/chat/completions", &chat(message, more)).await
+    }
+
+    /// A value of `/metrics`.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").await.text;
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("overnight_engine_{name} ")));
+        line.unwrap().parse().unwrap()
+    }
+}
+
+pub fn chat(message: &str, more: Value) -> Value {
+    let mut body = json!({"model": "random", "messages": [{"role": "user", "content": message}]});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body
+}
+
+fn dechunked(mut body: &str) -> String {
+    let mut text = String::new();
+    loop {
+        let (len, rest) = body.split_once("\r\n").unwrap();
+        let len = usize::from_str_radix(len, 16).unwrap();
+        if len == 0 {
+            return text;
+        }
+        text.push_str(&rest[..len]);
+        body = rest[len..].strip_prefix("\r\n").unwrap();
+    }
+}
