@@ -50,10 +50,13 @@ impl ChildCommand {
         self
     }
 
-    /// Shows the engine this GPU only, counted as the driver's own library counts them. AMD's runtime reads the same
-    /// variable.
+    /// Shows the engine this GPU only, counted as the driver's own library counts them; AMD's runtime reads the same
+    /// variable. A command that chooses devices itself must see them all.
     #[must_use]
     pub fn on_gpu(self, number: u32) -> Self {
+        if self.arguments.iter().any(|argument| chooses_devices(argument)) {
+            return self;
+        }
         self.with_environment(vec![
             ("CUDA_DEVICE_ORDER".to_owned(), "PCI_BUS_ID".to_owned()),
             ("CUDA_VISIBLE_DEVICES".to_owned(), number.to_string()),
@@ -79,6 +82,34 @@ impl fmt::Debug for ChildCommand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("ChildCommand").field(&self.arguments).finish()
     }
+}
+
+/// Flags with which vLLM, SGLang and llama.cpp are given devices, or several of them.
+const DEVICE_FLAGS: [&str; 15] = [
+    "--tensor-parallel-size",
+    "-tp",
+    "--tp-size",
+    "--tp",
+    "--pipeline-parallel-size",
+    "-pp",
+    "--data-parallel-size",
+    "-dp",
+    "--base-gpu-id",
+    "--main-gpu",
+    "-mg",
+    "--tensor-split",
+    "-ts",
+    "--device",
+    "-dev",
+];
+
+/// A script is taken apart, too: what stands in it counts.
+fn chooses_devices(argument: &str) -> bool {
+    let is_flag = |word: &str| {
+        let name = word.split_once('=').map_or(word, |(name, _)| name);
+        DEVICE_FLAGS.contains(&name.replace('_', "-").as_str()) || name.ends_with("_VISIBLE_DEVICES")
+    };
+    argument.split_whitespace().any(is_flag)
 }
 
 /// The flag for the share of the GPU's memory of an engine that has one, where the command does not give it.
@@ -126,6 +157,16 @@ mod tests {
             command.environment(),
             [pair("CUDA_DEVICE_ORDER", "PCI_BUS_ID"), pair("CUDA_VISIBLE_DEVICES", "1"), told]
         );
+        for text in [
+            "vllm serve a --tensor-parallel-size 2",
+            "vllm serve a --tensor_parallel_size=2",
+            "llama-server -m a.gguf -mg 1",
+            "sh -c 'CUDA_VISIBLE_DEVICES=1 exec vllm serve a'",
+            "env HIP_VISIBLE_DEVICES=1 vllm serve a",
+        ] {
+            let command = ChildCommand::parse(text).unwrap().on_gpu(0);
+            assert_eq!(command.environment(), [], "{text}");
+        }
     }
 
     #[test]
