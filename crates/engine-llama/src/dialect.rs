@@ -7,3 +7,6 @@ pub(crate) mod embedding;
 mod fields;
 pub(crate) mod generation;
 pub(crate) mod reply;
+
+#[cfg(test)]
+mod tests;

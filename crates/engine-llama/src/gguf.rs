@@ -223,8 +223,10 @@ impl Reader {
                 .ok_or(GgufError::Damaged("a tensor is beyond any file"))?;
         }
         let (kind, offset) = (self.u32()?, self.u64()?);
-        let len = stored_as(kind).map_or(0, |(block, len)| count / block * len);
-        offset.checked_add(len).ok_or(GgufError::Damaged("a tensor is beyond any file"))
+        let beyond = GgufError::Damaged("a tensor is beyond any file");
+        let len = stored_as(kind).map_or(Some(0), |(block, len)| (count / block).checked_mul(len));
+        let Some(len) = len else { return Err(beyond) };
+        offset.checked_add(len).ok_or(beyond)
     }
 }
 

@@ -95,40 +95,45 @@ impl Sizes {
     fn needs(&self, slots: u32, context_len: u32) -> u64 {
         self.weights + self.buffers + self.cells(slots, context_len)
     }
+
+    fn plan(self, wishes: Wishes, available: Option<u64>) -> Result<Plan, NoRoom> {
+        let has = wishes.bytes.or(available).unwrap_or(u64::MAX);
+        let mut context_len =
+            wishes.context_len.unwrap_or_else(|| self.trained_len.clamp(1, CONTEXT_LEN));
+        let mut slots = wishes.slots.unwrap_or(SLOTS).max(1);
+        while self.needs(slots, context_len) > has {
+            let can_shorten = wishes.context_len.is_none() && context_len > CONTEXT_LEN_LEAST;
+            if wishes.slots.is_none() && slots > if can_shorten { SLOTS_LEAST } else { 1 } {
+                slots -= 1;
+            } else if can_shorten {
+                context_len = (context_len / 2).max(CONTEXT_LEN_LEAST);
+            } else {
+                return Err(NoRoom {
+                    needs: self.needs(slots, context_len),
+                    weights: self.weights,
+                    cells: self.cells(slots, context_len),
+                    buffers: self.buffers,
+                    has,
+                    slots,
+                    context_len,
+                    is_told: wishes.bytes.is_some(),
+                });
+            }
+        }
+        let streams =
+            Layout { is_unified: false, sequences: slots, sequence_len: context_len, pool_len: 0 };
+        let pool_len = context_len.next_multiple_of(CELLS_STEP) * (slots + 1);
+        let sequences = slots.min(UNIFIED_SEQUENCES_MAX);
+        let unified = Layout { is_unified: true, sequences, sequence_len: context_len, pool_len };
+        let embed_len = wishes.context_len.unwrap_or(EMBED_LEN).min(self.trained_len).max(1);
+        let bytes = self.needs(slots, context_len);
+        Ok(Plan { streams, unified, step_len: STEP_LEN, embed_len, bytes })
+    }
 }
 
 /// What suits the model, the wishes and the memory; `available` is what the machine has left, where that is known.
 pub(crate) fn plan(head: &Head, wishes: Wishes, available: Option<u64>) -> Result<Plan, NoRoom> {
-    let sizes = Sizes::of(head);
-    let has = wishes.bytes.or(available).unwrap_or(u64::MAX);
-    let mut context_len = wishes.context_len.unwrap_or_else(|| sizes.trained_len.clamp(1, CONTEXT_LEN));
-    let mut slots = wishes.slots.unwrap_or(SLOTS).max(1);
-    while sizes.needs(slots, context_len) > has {
-        let can_shorten = wishes.context_len.is_none() && context_len > CONTEXT_LEN_LEAST;
-        if wishes.slots.is_none() && slots > if can_shorten { SLOTS_LEAST } else { 1 } {
-            slots -= 1;
-        } else if can_shorten {
-            context_len = (context_len / 2).max(CONTEXT_LEN_LEAST);
-        } else {
-            return Err(NoRoom {
-                needs: sizes.needs(slots, context_len),
-                weights: sizes.weights,
-                cells: sizes.cells(slots, context_len),
-                buffers: sizes.buffers,
-                has,
-                slots,
-                context_len,
-                is_told: wishes.bytes.is_some(),
-            });
-        }
-    }
-    let streams = Layout { is_unified: false, sequences: slots, sequence_len: context_len, pool_len: 0 };
-    let pool_len = context_len.next_multiple_of(CELLS_STEP) * (slots + 1);
-    let sequences = slots.min(UNIFIED_SEQUENCES_MAX);
-    let unified = Layout { is_unified: true, sequences, sequence_len: context_len, pool_len };
-    let embed_len = wishes.context_len.unwrap_or(EMBED_LEN).min(sizes.trained_len).max(1);
-    let bytes = sizes.needs(slots, context_len);
-    Ok(Plan { streams, unified, step_len: STEP_LEN, embed_len, bytes })
+    Sizes::of(head).plan(wishes, available)
 }
 
 fn shown(bytes: u64) -> String {
@@ -136,3 +141,6 @@ fn shown(bytes: u64) -> String {
     let gib = bytes as f64 / GIB;
     if gib >= 1.0 { format!("{gib:.1} GiB") } else { format!("{:.0} MiB", gib * 1024.0) }
 }
+
+#[cfg(test)]
+mod tests;

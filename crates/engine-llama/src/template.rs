@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use minijinja::value::Kwargs;
-use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
+use minijinja::value::{Kwargs, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value};
 use overnight_domain::time::UnixTime;
 use serde::Serialize as _;
 use serde_json::ser::Formatter;
@@ -51,6 +51,8 @@ impl Template {
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(RECURSION_MAX);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_formatter(format_like_python);
+        environment.add_test("iterable", is_iterable);
         environment.add_function("raise_exception", raise);
         environment.add_filter("tojson", to_json);
         environment.add_template_owned(NAME, source).map_err(|error| told(&error))?;
@@ -117,6 +119,27 @@ fn told(error: &Error) -> String {
 
 fn raise(message: String) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
+}
+
+/// What Python calls a value that is no text.
+fn format_like_python(
+    output: &mut Output<'_>,
+    state: &mut State<'_, '_>,
+    value: &Value,
+) -> Result<(), Error> {
+    match value.kind() {
+        ValueKind::None => write!(output, "None").map_err(Error::from),
+        ValueKind::Bool => {
+            let text = if value.is_true() { "True" } else { "False" };
+            write!(output, "{text}").map_err(Error::from)
+        }
+        _ => minijinja::escape_formatter(output, state, value),
+    }
+}
+
+/// None is not, other than here by default: templates ask it before they count.
+fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && !value.is_undefined() && value.try_iter().is_ok()
 }
 
 /// As Python's `json.dumps` writes it, which is not as Jinja2's own filter does: transformers replaces that.
@@ -245,3 +268,6 @@ impl io::Write for Bounded {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,8 +42,15 @@ impl EmbeddingAsked {
             Inputs::One(input) => vec![input],
             Inputs::Many(inputs) => inputs,
         };
-        if inputs.is_empty() || inputs.len() > INPUTS_MAX {
-            return Err(refusal::out_of_range("input", &format!("1 to {INPUTS_MAX} inputs")));
+        let has_empty = inputs.iter().any(|input| match input {
+            Input::Text(text) => text.is_empty(),
+            Input::Tokens(tokens) => tokens.is_empty(),
+        });
+        if has_empty || inputs.is_empty() || inputs.len() > INPUTS_MAX {
+            return Err(refusal::out_of_range(
+                "input",
+                &format!("1 to {INPUTS_MAX} inputs, none of them empty"),
+            ));
         }
         let dimensions: Option<usize> = fields.take("dimensions", "an integer of at least 1")?;
         if dimensions == Some(0) {

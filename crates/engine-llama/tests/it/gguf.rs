@@ -11,7 +11,7 @@ const HEADS: u64 = 4;
 const INNER: u64 = 128;
 
 /// What a chat looks like to it; without the start token, which the vocabulary has.
-pub const TEMPLATE: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n\
+pub(crate) const TEMPLATE: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n\
                             {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
 enum Member<'a> {
@@ -114,7 +114,7 @@ fn tensors(vocabulary: u64) -> Vec<(String, Vec<u64>)> {
     tensors
 }
 
-pub fn write(path: &Path, context_len: u32) {
+pub(crate) fn write(path: &Path, context_len: u32) {
     let letters = letters();
     let merged = format!("{}{}", letters[usize::from(b't')], letters[usize::from(b'h')]);
     let mut tokens = letters.clone();

@@ -16,38 +16,38 @@ use crate::gguf;
 /// Longer than anything takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-pub struct Engine {
+pub(crate) struct Engine {
     socket: PathBuf,
     stop: Option<oneshot::Sender<()>>,
     served: JoinHandle<anyhow::Result<()>>,
     _folder: tempfile::TempDir,
 }
 
-pub struct Answer {
-    pub status: u16,
-    pub text: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) text: String,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("no JSON: {}", self.text))
     }
 
     /// The JSON of a call that was answered well.
-    pub fn ok(&self) -> Value {
+    pub(crate) fn ok(&self) -> Value {
         assert_eq!(self.status, 200, "{}", self.text);
         self.json()
     }
 
     /// The code and the message of a refusal.
-    pub fn refusal(&self) -> (u16, String, String) {
+    pub(crate) fn refusal(&self) -> (u16, String, String) {
         let error = &self.json()["error"];
         let text = |name: &str| error[name].as_str().unwrap_or("").to_owned();
         (self.status, text("code"), text("message"))
     }
 
     /// The deltas of a stream, without its last word.
-    pub fn events(&self) -> Vec<Value> {
+    pub(crate) fn events(&self) -> Vec<Value> {
         let mut events: Vec<&str> = self.text.split("\n\n").filter(|event| !event.is_empty()).collect();
         assert_eq!(events.pop(), Some("data: [DONE]"));
         let json = |event: &&str| serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap();
@@ -55,7 +55,7 @@ impl Answer {
     }
 }
 
-pub fn options(folder: &std::path::Path, context_len: u32, slots: u32) -> Options {
+pub(crate) fn options(folder: &std::path::Path, context_len: u32, slots: u32) -> Options {
     let model = folder.join("random.gguf");
     gguf::write(&model, 32_768);
     Options {
@@ -72,7 +72,7 @@ pub fn options(folder: &std::path::Path, context_len: u32, slots: u32) -> Option
 }
 
 impl Engine {
-    pub async fn start(context_len: u32, slots: u32) -> Self {
+    pub(crate) async fn start(context_len: u32, slots: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let options = options(folder.path(), context_len, slots);
         let (stop, stopped) = oneshot::channel::<()>();
@@ -96,12 +96,12 @@ impl Engine {
         engine
     }
 
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         drop(self.stop.take());
         self.served.await.unwrap().unwrap();
     }
 
-    pub async fn connect(&self, method: &str, path: &str, body: &str) -> UnixStream {
+    pub(crate) async fn connect(&self, method: &str, path: &str, body: &str) -> UnixStream {
         let mut stream = UnixStream::connect(&self.socket).await.unwrap();
         let head = format!(
             "{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
@@ -123,28 +123,28 @@ impl Engine {
         Answer { status, text: if is_chunked { dechunked(body) } else { body.to_owned() } }
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.call("GET", path, "").await
     }
 
-    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         self.call("POST", path, &body.to_string()).await
     }
 
     /// A chat of one message, with more members.
-    pub async fn chat(&self, message: &str, more: Value) -> Answer {
+    pub(crate) async fn chat(&self, message: &str, more: Value) -> Answer {
         self.post("/v1/chat/completions", &chat(message, more)).await
     }
 
     /// A value of `/metrics`.
-    pub async fn metric(&self, name: &str) -> f64 {
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").await.text;
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("overnight_engine_{name} ")));
         line.unwrap().parse().unwrap()
     }
 }
 
-pub fn chat(message: &str, more: Value) -> Value {
+pub(crate) fn chat(message: &str, more: Value) -> Value {
     let mut body = json!({"model": "random", "messages": [{"role": "user", "content": message}]});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     body
