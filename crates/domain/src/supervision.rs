@@ -10,6 +10,7 @@
 
 mod lifecycle;
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 pub use lifecycle::{Event, IllegalTransition, Lifecycle, State};
@@ -46,6 +47,8 @@ pub struct Seen {
     pub load: Option<Duration>,
     /// Connections to it are refused, or probes find nobody.
     pub is_silent: bool,
+    /// Nothing would be sent to it even if it were ready: its GPU is too hot, the disk is full.
+    pub is_held_up: bool,
 }
 
 /// What is to be done with an engine.
@@ -64,7 +67,7 @@ struct Engine {
     seen: Seen,
     /// Since when there has been work for it without a break.
     wanted_since: Option<Duration>,
-    /// When it last had a call in flight, work, or a reason to be where it is.
+    /// When it last had a call in flight, or could not have one, or changed its state.
     busy_at: Duration,
     /// When it last had work.
     useful_at: Duration,
@@ -168,8 +171,10 @@ impl Supervisor {
     }
 
     fn is_slot_free(&self, number: usize) -> bool {
-        let Some(slot) = self.engines[number].rules.slot else { return true };
-        self.of_slot(slot).all(|other| !self.engines[other].life.has_process())
+        let engine = &self.engines[number];
+        let Some(slot) = engine.rules.slot else { return true };
+        let mut others = self.of_slot(slot).map(|other| &self.engines[other]);
+        others.all(|other| !other.life.has_process() && !other.keeps_slot_from(engine))
     }
 
     /// The order of those who wait for a slot: higher priority first, then who has waited longest.
@@ -186,13 +191,15 @@ impl Supervisor {
     }
 
     /// Whoever has a slot that another waits for gives it up: at once when it has no work or work of lower priority;
-    /// when nothing has moved for a while; and when its turn is over.
+    /// when nothing has moved for a while; and when its turn is over. Each who waits is asked for, not only the first:
+    /// that one may be somebody who has to wait for a turn.
     fn yield_slots(&mut self, now: Duration) -> Vec<(usize, Action)> {
         let mut stopped = Vec::new();
         for number in 0..self.engines.len() {
             let Some(slot) = self.engines[number].rules.slot else { continue };
-            let next = self.first_in_line(slot, now);
-            let wants = next.is_some_and(|next| self.is_turn_over(number, next, now));
+            let waiting: Vec<usize> =
+                self.of_slot(slot).filter(|other| self.is_waiting_for(number, *other, now)).collect();
+            let wants = waiting.iter().any(|next| self.is_turn_over(number, *next, now));
             let engine = &mut self.engines[number];
             match engine.life.state() {
                 State::Ready { .. } if wants => engine.apply(Event::Drain, now),
@@ -201,7 +208,7 @@ impl Supervisor {
                     stopped.push((number, Action::Stop));
                 }
                 // Whoever waited has gone.
-                State::Draining { .. } if next.is_none() && engine.seen.demand.is_some() => {
+                State::Draining { .. } if waiting.is_empty() && engine.seen.demand.is_some() => {
                     engine.apply(Event::Resume, now);
                 }
                 _ => {}
@@ -210,12 +217,22 @@ impl Supervisor {
         stopped
     }
 
+    /// Who is held up cannot use the slot of one who has work. It does get that of one who has none: it may be this
+    /// one's memory that holds it up.
+    fn is_waiting_for(&self, number: usize, other: usize, now: Duration) -> bool {
+        let (engine, other) = (&self.engines[number], &self.engines[other]);
+        other.is_waiting(now) && (!other.seen.is_held_up || engine.seen.demand.is_none())
+    }
+
     fn is_turn_over(&self, number: usize, next: usize, now: Duration) -> bool {
         let (engine, next) = (&self.engines[number], &self.engines[next]);
         let Some(demand) = engine.seen.demand else { return engine.seen.in_flight == 0 };
         let waited_for = next.seen.demand.unwrap_or(i32::MIN);
-        if waited_for != demand {
-            return waited_for > demand;
+        match waited_for.cmp(&demand) {
+            Ordering::Less => return false,
+            // One whose last start failed might never use what it takes at once: it waits for its turn.
+            Ordering::Greater if next.life.is_trusted() => return true,
+            Ordering::Greater | Ordering::Equal => {}
         }
         let load = engine.seen.load.unwrap_or_default().max(next.seen.load.unwrap_or_default());
         let turn = ENGINE_TURN_MIN.max(load * ENGINE_LOADS_PER_TURN);
@@ -238,7 +255,7 @@ impl Engine {
 
     fn look(&mut self, seen: Seen, now: Duration) {
         self.wanted_since = seen.demand.and(self.wanted_since.or(Some(now)));
-        if seen.in_flight > 0 {
+        if seen.in_flight > 0 || seen.is_held_up {
             self.busy_at = now;
         }
         if seen.demand.is_some() || seen.in_flight > 0 {
@@ -292,8 +309,17 @@ impl Engine {
         Some(Action::Stop)
     }
 
-    fn may_start(&self, now: Duration) -> bool {
+    fn is_waiting(&self, now: Duration) -> bool {
         self.seen.demand.is_some() && self.life.may_start(now)
+    }
+
+    fn may_start(&self, now: Duration) -> bool {
+        self.is_waiting(now) && !self.seen.is_held_up
+    }
+
+    /// It would take the slot back as soon as it is started again: the other would load for nothing.
+    fn keeps_slot_from(&self, other: &Self) -> bool {
+        self.life.is_recovering() && !self.seen.is_held_up && self.seen.demand > other.seen.demand
     }
 
     /// Nothing is in flight, and what the dispatcher sent before it saw the hold would be by now.

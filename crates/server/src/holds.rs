@@ -49,6 +49,11 @@ impl Holds {
         }
     }
 
+    pub(crate) fn is_held_by(&self, endpoint: &str, holder: Holder) -> bool {
+        let reins = self.reins.lock().unwrap_or_else(PoisonError::into_inner);
+        reins.get(endpoint).is_some_and(|reins| reins.reasons.contains_key(&holder))
+    }
+
     /// The window of the endpoint may be no wider.
     pub(crate) fn set_ceiling(&self, endpoint: &str, ceiling: Option<u32>) {
         let mut reins = self.reins.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,6 +78,7 @@ mod tests {
         let holds = Holds::new(Bell::new());
         assert_eq!(holds.of("a"), (None, None));
         holds.set("a", Holder::Gpu, Some("too hot".to_owned()));
+        assert!(holds.is_held_by("a", Holder::Gpu) && !holds.is_held_by("a", Holder::Supervision));
         holds.set("a", Holder::Supervision, Some("starting".to_owned()));
         holds.set_ceiling("a", Some(3));
         assert_eq!(holds.of("a"), (Some("too hot; starting".to_owned()), Some(3)));

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use overnight_domain::limits::{ENGINE_STOP_GRACE, ENGINE_STOP_GRACE_LAST, SHUTDOWN_GRACE};
-use overnight_domain::supervision::{Action, Event, Lifecycle, State, Supervisor};
+use overnight_domain::supervision::{Action, Event, Lifecycle, Seen, State, Supervisor};
 use overnight_engine::{Occupant, child};
 use overnight_store::StoreError;
 
@@ -132,8 +132,13 @@ impl Supervise {
             self.read_memory().await;
             let views = self.ctx.endpoints.view();
             let demand = self.ctx.supervision.demand();
-            let seen: Vec<_> =
-                self.processes.iter_mut().map(|process| process.see(&views, &demand)).collect();
+            let is_full = self.ctx.disk.is_full();
+            let holds = &self.ctx.holds;
+            let see = |process: &mut Process| {
+                let is_held_up = is_full || holds.is_held_by(&process.name, Holder::Gpu);
+                Seen { is_held_up, ..process.see(&views, &demand) }
+            };
+            let seen: Vec<_> = self.processes.iter_mut().map(see).collect();
             for (number, action) in self.core.decide(&seen, self.now()) {
                 self.act(number, &action, ENGINE_STOP_GRACE);
             }

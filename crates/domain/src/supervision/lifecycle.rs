@@ -84,11 +84,20 @@ pub struct Lifecycle {
     failure: Option<String>,
     /// The start that runs now follows a failure.
     is_restart: bool,
+    /// The last start that came to an end got ready.
+    got_ready: bool,
 }
 
 impl Default for Lifecycle {
     fn default() -> Self {
-        Self { state: State::Stopped, failures: 0, restarts: 0, failure: None, is_restart: false }
+        Self {
+            state: State::Stopped,
+            failures: 0,
+            restarts: 0,
+            failure: None,
+            is_restart: false,
+            got_ready: false,
+        }
     }
 }
 
@@ -142,6 +151,16 @@ impl Lifecycle {
         }
     }
 
+    /// Nothing speaks against it: a start would get ready. Not so while something else has its address, for instance.
+    pub const fn is_trusted(&self) -> bool {
+        self.failure.is_none() || self.got_ready
+    }
+
+    /// It was ready, has ended, and is started again in a moment.
+    pub const fn is_recovering(&self) -> bool {
+        matches!(self.state, State::Backoff { .. }) && self.got_ready
+    }
+
     /// Since when it is where it is; zero where that does not matter.
     pub const fn since(&self) -> Duration {
         match self.state {
@@ -164,16 +183,19 @@ impl Lifecycle {
             (State::Starting { .. }, Event::Found) => {
                 self.failures = 0;
                 self.failure = None;
+                self.got_ready = true;
                 State::Found { since: now }
             }
             (State::Starting { .. }, Event::Blocked(why)) => {
                 self.failure = Some(why);
+                self.got_ready = false;
                 State::Backoff { until: now + ENGINE_BLOCKED_RETRY }
             }
             (State::Starting { .. }, Event::Answered) => {
                 self.restarts += u32::from(self.is_restart);
                 self.failures = 0;
                 self.failure = None;
+                self.got_ready = true;
                 State::Ready { since: now }
             }
             (State::Ready { .. }, Event::Drain) => State::Draining { since: now },
@@ -183,6 +205,7 @@ impl Lifecycle {
             }
             (State::Starting { .. }, Event::Fail(why)) => {
                 self.failures += 1;
+                self.got_ready = false;
                 self.failure = Some(why);
                 State::Stopping { since: now, has_failed: true }
             }
@@ -192,6 +215,7 @@ impl Lifecycle {
             }
             (State::Starting { .. }, Event::Ended(how)) => {
                 self.failures += 1;
+                self.got_ready = false;
                 self.failure = Some(how);
                 self.after_failure(now)
             }

@@ -1,14 +1,23 @@
 use super::*;
 use crate::limits::{
-    ENGINE_BACKOFF_FIRST, ENGINE_GIVEN_UP_RETRY, ENGINE_READY_WITHIN, ENGINE_STALL_AFTER,
-    ENGINE_STARTS_MAX,
+    ENGINE_BACKOFF_FIRST, ENGINE_BLOCKED_RETRY, ENGINE_GIVEN_UP_RETRY, ENGINE_READY_WITHIN,
+    ENGINE_STALL_AFTER, ENGINE_STARTS_MAX,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-const IDLE: Seen =
-    Seen { demand: None, in_flight: 0, signs: 0, memory_len: 0, load: None, is_silent: false };
+const IDLE: Seen = Seen {
+    demand: None,
+    in_flight: 0,
+    signs: 0,
+    memory_len: 0,
+    load: None,
+    is_silent: false,
+    is_held_up: false,
+};
 const WANTED: Seen = Seen { demand: Some(0), ..IDLE };
 const BUSY: Seen = Seen { in_flight: 4, ..WANTED };
+const URGENT: Seen = Seen { demand: Some(5), ..IDLE };
+const HELD: Seen = Seen { is_held_up: true, ..WANTED };
 
 fn rules(slot: Option<u32>) -> Rules {
     Rules {
@@ -252,11 +261,10 @@ fn a_long_load_makes_turns_longer() {
 fn urgent_work_takes_the_slot_at_once_and_keeps_it() {
     let mut scene = Scene::new(vec![rules(Some(0)), rules(Some(0))]);
     scene.ready(0, &[BUSY, IDLE]);
-    let urgent = Seen { demand: Some(5), ..IDLE };
-    scene.decide(&[BUSY, urgent]);
-    change(&mut scene, 0, 1, &[WANTED, urgent]);
+    scene.decide(&[BUSY, URGENT]);
+    change(&mut scene, 0, 1, &[WANTED, URGENT]);
     scene.now += ENGINE_TURN_MIN * 10;
-    assert_eq!(scene.decide(&[WANTED, Seen { in_flight: 1, signs: 1, ..urgent }]), []);
+    assert_eq!(scene.decide(&[WANTED, Seen { in_flight: 1, signs: 1, ..URGENT }]), []);
     assert!(scene.supervisor.life(1).is_usable());
 }
 
@@ -293,6 +301,109 @@ fn a_failing_engine_leaves_its_slot_to_the_other_while_it_waits() {
     scene.decide(&[WANTED, WANTED]);
     scene.tell(0, ended());
     scene.ready(1, &[WANTED, WANTED]);
+}
+
+fn blocked() -> Event {
+    Event::Blocked("port 8000 is in use".to_owned())
+}
+
+/// An engine with urgent work whose port a stranger had took the slot back from the other as soon as that was ready,
+/// every time: neither ever made a call.
+#[test]
+fn an_engine_that_cannot_start_takes_the_slot_only_at_its_turn() {
+    let mut scene = Scene::new(vec![rules(Some(0)), rules(Some(0))]);
+    let busy = |signs| [URGENT, Seen { signs, ..BUSY }];
+    assert_eq!(scene.decide(&[URGENT, WANTED]), [(0, Action::Start)]);
+    scene.tell(0, blocked());
+    assert_eq!(scene.decide(&[URGENT, WANTED]), [(1, Action::Start)]);
+    scene.now += ENGINE_BLOCKED_RETRY * 2;
+    scene.tell(1, Event::Answered);
+    assert_eq!(scene.decide(&[URGENT, WANTED]), []);
+    assert!(scene.supervisor.life(1).is_usable(), "it has loaded for nothing");
+    scene.now += ENGINE_TURN_MIN.saturating_sub(SECOND);
+    scene.decide(&busy(1));
+    assert!(scene.supervisor.life(1).is_usable());
+    scene.now += SECOND;
+    scene.decide(&busy(2));
+    assert!(matches!(scene.state(1), State::Draining { .. }), "nobody waits for ever");
+    change(&mut scene, 1, 0, &[URGENT, WANTED]);
+    // From now on it is as good as any.
+    scene.decide(&[IDLE, WANTED]);
+    change(&mut scene, 0, 1, &[IDLE, WANTED]);
+    scene.decide(&[URGENT, BUSY]);
+    assert!(matches!(scene.state(1), State::Draining { .. }));
+}
+
+#[test]
+fn urgent_work_takes_the_slot_past_one_that_cannot_start() {
+    let mut scene = Scene::new(vec![rules(Some(0)); 3]);
+    let most_urgent = Seen { demand: Some(9), ..IDLE };
+    scene.decide(&[most_urgent, WANTED, IDLE]);
+    scene.tell(0, blocked());
+    scene.ready(1, &[most_urgent, WANTED, IDLE]);
+    scene.now += ENGINE_BLOCKED_RETRY;
+    scene.decide(&[most_urgent, BUSY, IDLE]);
+    assert!(scene.supervisor.life(1).is_usable());
+    scene.decide(&[most_urgent, BUSY, URGENT]);
+    assert!(matches!(scene.state(1), State::Draining { .. }));
+}
+
+/// In the second before an engine with urgent work was started again, the other took the slot, loaded for minutes, and
+/// had to go at once.
+#[test]
+fn an_engine_that_was_ready_keeps_its_slot_for_urgent_work_until_it_is_started_again() {
+    let mut scene = Scene::new(vec![rules(Some(0)), rules(Some(0))]);
+    scene.ready(0, &[URGENT, WANTED]);
+    scene.tell(0, ended());
+    assert_eq!(scene.decide(&[URGENT, WANTED]), []);
+    scene.now += ENGINE_BACKOFF_FIRST;
+    assert_eq!(scene.decide(&[URGENT, WANTED]), [(0, Action::Start)]);
+    // Not ready this time: the other need not wait.
+    scene.tell(0, ended());
+    scene.ready(1, &[URGENT, WANTED]);
+}
+
+#[test]
+fn an_engine_that_has_ended_keeps_its_slot_from_nobody_with_equal_work() {
+    for seen in [[WANTED, WANTED], [IDLE, WANTED], [Seen { is_held_up: true, ..URGENT }, WANTED]] {
+        let mut scene = Scene::new(vec![rules(Some(0)), rules(Some(0))]);
+        scene.ready(0, &[WANTED, WANTED]);
+        scene.tell(0, ended());
+        scene.ready(1, &seen);
+    }
+}
+
+/// While a GPU was too hot, its engines changed places every five seconds.
+#[test]
+fn while_nothing_can_be_sent_engines_stay_where_they_are() {
+    let mut scene = Scene::new(vec![rules(Some(0)), rules(Some(0))]);
+    assert_eq!(scene.decide(&[HELD, HELD]), []);
+    scene.ready(0, &[WANTED, WANTED]);
+    for _ in 0..10 {
+        scene.now += ENGINE_TURN_MIN;
+        let urgent = Seen { is_held_up: true, ..URGENT };
+        assert_eq!(scene.decide(&[HELD, urgent]), []);
+        assert!(scene.supervisor.life(0).is_usable());
+    }
+    scene.now += ENGINE_TURN_IDLE.saturating_sub(SECOND);
+    scene.decide(&[WANTED, HELD]);
+    scene.decide(&[BUSY, WANTED]);
+    assert!(matches!(scene.state(0), State::Draining { .. }), "its turn is long over");
+    scene.decide(&[HELD, HELD]);
+    assert!(scene.supervisor.life(0).is_usable(), "the hold came while it drained");
+}
+
+/// The memory of the engine that has the slot may be what holds the other up.
+#[test]
+fn an_engine_without_work_makes_room_for_one_that_is_held_up() {
+    let mut scene = Scene::new(vec![rules(Some(0)), rules(Some(0))]);
+    scene.ready(0, &[WANTED, IDLE]);
+    scene.decide(&[IDLE, HELD]);
+    scene.now += ENGINE_DRAIN_MIN;
+    assert_eq!(scene.decide(&[IDLE, HELD]), [(0, Action::Stop)]);
+    scene.tell(0, ended());
+    assert_eq!(scene.decide(&[IDLE, HELD]), []);
+    scene.ready(1, &[IDLE, WANTED]);
 }
 
 #[test]

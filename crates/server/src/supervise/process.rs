@@ -116,7 +116,7 @@ impl Process {
         Some(how)
     }
 
-    /// What is known of it for the next decision.
+    /// What is known of it for the next decision, but for what holds it up.
     pub(super) fn see(&mut self, views: &[EndpointView], demand: &[Demand]) -> Seen {
         let Some(view) = views.iter().find(|view| view.name == self.name) else {
             return Seen::default();
@@ -137,6 +137,7 @@ impl Process {
             memory_len: self.memory_len,
             load: self.load,
             is_silent: view.state == EndpointState::Down,
+            is_held_up: false,
         }
     }
 
