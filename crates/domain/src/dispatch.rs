@@ -406,6 +406,10 @@ impl Dispatcher {
 
     /// Somebody keeps the endpoint from being used, and why; none lets it go. Calls in flight may end.
     pub fn set_withheld(&mut self, number: EndpointNumber, reason: Option<String>) {
+        if reason.is_some() {
+            // Its suspects are another's to take: nobody knows for how long it is withheld.
+            self.lane.release(number);
+        }
         self.endpoints[number.index()].set_withheld(reason);
     }
 
@@ -455,27 +459,26 @@ impl Dispatcher {
     }
 
     /// What is left to send of a chunk, as far as an endpoint that is in use could serve it: what waits for another model
-    /// must not keep work away from those who are there. While nobody is in use, or everybody, all of it counts.
+    /// must not keep work away from those who are there. While nobody is in use all of it counts.
     fn sendable(&self, slot: ChunkSlot) -> usize {
         let chunk = &self.chunks[&slot];
-        let in_use = self.endpoints.iter().filter(|endpoint| endpoint.is_in_use()).count();
-        if in_use == 0 || in_use == self.endpoints.len() {
+        if !self.endpoints.iter().any(Endpoint::may_be_tried) {
             return chunk.unsent();
         }
         chunk.sendable(|model| self.is_model_served(model))
     }
 
-    /// How many calls could be in flight at endpoints that are in use.
+    /// How many calls could be in flight at endpoints that are in use. One that refuses us has room for the request that
+    /// tries whether it still does.
     pub fn capacity(&self) -> usize {
-        self.endpoints
-            .iter()
-            .filter(|endpoint| endpoint.is_in_use())
-            .map(|endpoint| endpoint.window.limit() as usize)
-            .sum()
+        let room = |endpoint: &Endpoint| {
+            if endpoint.is_on_trial() { 1 } else { endpoint.window.limit() as usize }
+        };
+        self.endpoints.iter().filter(|endpoint| endpoint.may_be_tried()).map(room).sum()
     }
 
     pub fn is_model_served(&self, model: &str) -> bool {
-        self.endpoints.iter().any(|endpoint| endpoint.is_in_use() && endpoint.may_serve(model))
+        self.endpoints.iter().any(|endpoint| endpoint.may_be_tried() && endpoint.may_serve(model))
     }
 
     /// The batches of which chunks are open, first in the queue first, with their open chunks and what could be sent.
@@ -673,7 +676,7 @@ impl Dispatcher {
                 let past = self.pasts.entry(request).or_default();
                 past.crashes = past.crashes.saturating_add(1);
                 if past.crashes >= 2 {
-                    self.lane.suspect(request);
+                    self.lane.suspect(request, &chunk.shared_model_of(request.ordinal));
                 } else {
                     chunk.ready.push_front(request.ordinal);
                 }

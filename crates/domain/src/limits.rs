@@ -68,6 +68,8 @@ pub const PACK_INPUTS_AUTO: u32 = 32;
 pub const PACK_INPUTS_MAX: u32 = 2_048;
 /// Tokens in one call where neither the engine nor its owner names a number: two full inputs of 8,192, TEI's default.
 pub const PACK_TOKENS_AUTO: u64 = 16_384;
+/// What the answer to a pack holds beside its embeddings and usage goes into each line: names and a version fit.
+pub const PACK_MEMBERS_LEN_MAX: usize = 16 * KIB as usize;
 /// So many packs that fail one after the other say that the engine takes less; with one bad request in a hundred, three
 /// packs of 32 in a row are hit in one case of fifty, and then smaller ones are better anyway.
 pub const PACKS_FAILED_MAX: u32 = 3;

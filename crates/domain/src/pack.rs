@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::engine_facts::{EngineFacts, Flavour};
-use crate::limits::{PACK_INPUTS_AUTO, PACK_TOKENS_AUTO};
+use crate::limits::{PACK_INPUTS_AUTO, PACK_MEMBERS_LEN_MAX, PACK_TOKENS_AUTO};
 use crate::tally::Usage;
 
 /// What must be known of a request to put it into a pack.
@@ -151,6 +151,12 @@ pub fn unpack(answer: &str, shares: &[Share]) -> Result<Vec<Vec<u8>>, String> {
         })
         .map(|(_, member)| member)
         .collect();
+    let is_copied = |name: &str| name != "data" && name != "usage";
+    let copied = members.iter().filter(|(name, _)| is_copied(name));
+    let copied_len: usize = copied.map(|(name, value)| name.len() + value.get().len()).sum();
+    if copied_len > PACK_MEMBERS_LEN_MAX {
+        return Err(format!("{copied_len} bytes beside its embeddings, which each line would get"));
+    }
     let elements =
         in_order(members.iter().find(|(name, _)| name == "data").ok_or("no data")?.1, shares)?;
     let usages =

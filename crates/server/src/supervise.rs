@@ -205,11 +205,9 @@ impl Supervise {
         let process = &mut self.processes[number];
         match action {
             Action::Start => {
-                tracing::info!(
-                    engine = process.name,
-                    command = process.config.text,
-                    "starting the engine"
-                );
+                // Its arguments may hold a key.
+                let program = process.config.command.arguments().first();
+                tracing::info!(engine = process.name, program, "starting the engine");
                 self.looks.push(process.look_before(number));
             }
             Action::Stop => {

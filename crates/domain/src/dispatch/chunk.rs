@@ -88,6 +88,11 @@ impl OpenChunk {
         }
     }
 
+    /// For those who keep it.
+    pub(super) fn shared_model_of(&self, ordinal: u32) -> Arc<str> {
+        self.models[ordinal as usize].clone()
+    }
+
     pub(super) fn model_of(&self, ordinal: u32) -> &str {
         &self.models[ordinal as usize]
     }

@@ -139,6 +139,11 @@ impl Endpoint {
         self.withheld.is_none() && matches!(self.health, Health::Up | Health::Doubted { .. })
     }
 
+    /// In use, or to be tried now and then by one request.
+    pub(super) fn may_be_tried(&self) -> bool {
+        self.is_in_use() || (self.withheld.is_none() && self.is_on_trial())
+    }
+
     pub(super) fn may_serve(&self, model: &str) -> bool {
         self.models.as_ref().is_none_or(|models| models.iter().any(|known| known == model))
     }

@@ -2,12 +2,21 @@
 //! nothing else runs on that endpoint.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::{ChunkSlot, EndpointNumber, RequestSlot};
 
+/// Suspects that wait to be run together. They are of one model, so that whoever serves one serves all.
+#[derive(Debug)]
+struct Suspects {
+    model: Arc<str>,
+    requests: Vec<RequestSlot>,
+}
+
 /// Suspects that are run together.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Group {
+    model: Arc<str>,
     unsent: Vec<RequestSlot>,
     in_flight: HashSet<RequestSlot>,
     /// Lost in the crash that ended this group.
@@ -19,17 +28,20 @@ struct Group {
 #[derive(Debug, Default)]
 pub(super) struct Lane {
     /// Run one after another, the last first.
-    groups: Vec<Vec<RequestSlot>>,
-    /// The endpoint that is being drained for the next group.
-    chosen: Option<EndpointNumber>,
+    groups: Vec<Suspects>,
+    /// The endpoint that is being drained for the next group of this model.
+    chosen: Option<(EndpointNumber, Arc<str>)>,
     running: Option<(EndpointNumber, Group)>,
 }
 
 impl Lane {
-    pub(super) fn suspect(&mut self, request: RequestSlot) {
-        match self.groups.first_mut() {
-            Some(group) if self.running.is_none() => group.push(request),
-            _ => self.groups.insert(0, vec![request]),
+    pub(super) fn suspect(&mut self, request: RequestSlot, model: &Arc<str>) {
+        let is_free = self.running.is_none();
+        match self.groups.iter_mut().find(|group| is_free && group.model == *model) {
+            Some(group) => group.requests.push(request),
+            None => {
+                self.groups.insert(0, Suspects { model: model.clone(), requests: vec![request] });
+            }
         }
     }
 
@@ -42,10 +54,11 @@ impl Lane {
         if let Some((at, _)) = &self.running {
             return *at == number;
         }
-        if self.chosen.is_none() && self.groups.last().is_some_and(|group| group.iter().all(can_serve)) {
-            self.chosen = Some(number);
+        if self.chosen.is_none() {
+            let served = self.groups.iter().rev().find(|group| group.requests.iter().all(&can_serve));
+            self.chosen = served.map(|group| (number, group.model.clone()));
         }
-        self.chosen == Some(number)
+        self.chosen.as_ref().is_some_and(|(chosen, _)| *chosen == number)
     }
 
     /// The next suspect to be sent to the endpoint that [`Self::wants`] them.
@@ -55,10 +68,12 @@ impl Lane {
             if in_flight > 0 {
                 return None;
             }
-            self.chosen = None;
-            let unsent = self.groups.pop()?;
+            let (_, model) = self.chosen.take()?;
+            let at = self.groups.iter().rposition(|group| group.model == model)?;
+            let Suspects { model, requests: unsent } = self.groups.remove(at);
             let size = unsent.len();
-            self.running = Some((number, Group { unsent, size, ..Group::default() }));
+            let (in_flight, crashed) = (HashSet::new(), Vec::new());
+            self.running = Some((number, Group { model, unsent, in_flight, crashed, size }));
         }
         let (_, group) = self.running.as_mut()?;
         if !group.crashed.is_empty() {
@@ -71,14 +86,15 @@ impl Lane {
 
     /// The endpoint is out of use: another one may take its suspects.
     pub(super) fn release(&mut self, number: EndpointNumber) {
-        if self.chosen == Some(number) {
+        if self.chosen.as_ref().is_some_and(|(chosen, _)| *chosen == number) {
             self.chosen = None;
         }
         let is_idle =
             self.running.as_ref().is_some_and(|(at, group)| *at == number && group.in_flight.is_empty());
         if is_idle && let Some((_, group)) = self.running.take() {
-            self.groups
-                .extend([group.unsent, group.crashed].into_iter().filter(|part| !part.is_empty()));
+            let Group { model, unsent, crashed, .. } = group;
+            self.wait(&model, unsent);
+            self.wait(&model, crashed);
         }
     }
 
@@ -92,9 +108,9 @@ impl Lane {
     /// It was answered, or has failed for good: no suspect any more.
     pub(super) fn cleared(&mut self, request: RequestSlot) {
         for group in &mut self.groups {
-            group.retain(|other| *other != request);
+            group.requests.retain(|other| *other != request);
         }
-        self.groups.retain(|group| !group.is_empty());
+        self.groups.retain(|group| !group.requests.is_empty());
         if self.groups.is_empty() {
             self.chosen = None;
         }
@@ -124,9 +140,9 @@ impl Lane {
 
     pub(super) fn forget(&mut self, chunk: ChunkSlot) {
         for group in &mut self.groups {
-            group.retain(|request| request.chunk != chunk);
+            group.requests.retain(|request| request.chunk != chunk);
         }
-        self.groups.retain(|group| !group.is_empty());
+        self.groups.retain(|group| !group.requests.is_empty());
         if self.groups.is_empty() {
             self.chosen = None;
         }
@@ -143,14 +159,19 @@ impl Lane {
         if !group.in_flight.is_empty() || (group.crashed.is_empty() && !group.unsent.is_empty()) {
             return;
         }
-        let crashed = std::mem::take(&mut group.crashed);
+        let (model, crashed) = (group.model.clone(), std::mem::take(&mut group.crashed));
         let unsent = std::mem::take(&mut group.unsent);
         self.running = None;
         // Those that were not sent yet are suspected no less than before.
-        if !unsent.is_empty() {
-            self.groups.push(unsent);
-        }
+        self.wait(&model, unsent);
         let (left, right) = crashed.split_at(crashed.len() / 2);
-        self.groups.extend([left, right].into_iter().filter(|half| !half.is_empty()).map(<[_]>::to_vec));
+        self.wait(&model, left.to_vec());
+        self.wait(&model, right.to_vec());
+    }
+
+    fn wait(&mut self, model: &Arc<str>, requests: Vec<RequestSlot>) {
+        if !requests.is_empty() {
+            self.groups.push(Suspects { model: model.clone(), requests });
+        }
     }
 }

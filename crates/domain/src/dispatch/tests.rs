@@ -350,6 +350,88 @@ fn requests_with_a_result_are_not_sent_again() {
     assert!(dispatcher.durable(slot).expect("open").is_done());
 }
 
+fn of_models(models: &[&str]) -> NewChunk {
+    let models = models.iter().map(|model| Arc::from(*model)).collect();
+    NewChunk { models, done: HashSet::new(), shapes: Vec::new() }
+}
+
+/// Sends what can be sent and loses it with the engine, which is back soon after.
+fn crash_with_all(dispatcher: &mut Dispatcher, now: &mut Duration) {
+    let sent: Vec<Send> = std::iter::from_fn(|| dispatcher.next(*now)).collect();
+    for send in &sent {
+        assert_eq!(dispatcher.faulted(send.token, lost(), *now), Followup::Again);
+    }
+    *now = dispatcher.wake_at(*now).expect("a probe is due");
+    for number in dispatcher.probes(*now) {
+        assert_eq!(dispatcher.probed(number, Err(down()), *now), []);
+    }
+    *now = dispatcher.wake_at(*now).expect("another probe is due") + at(100);
+    for number in dispatcher.probes(*now) {
+        assert_eq!(dispatcher.probed(number, Ok(()), *now), []);
+    }
+}
+
+/// Suspects of two models were once put into one group, which no endpoint served as a whole: both batches hung.
+#[test]
+fn suspects_of_two_models_are_each_run_where_they_are_served() {
+    let serves = |model: &str| plain(2, Some(vec![model.to_owned()]));
+    let mut dispatcher = Dispatcher::new(vec![serves("a"), serves("b")], 1);
+    dispatcher.open(terms(1, 0, 4), of_models(&["a", "a", "b", "b"]));
+    let mut now = at(0);
+    crash_with_all(&mut dispatcher, &mut now);
+    crash_with_all(&mut dispatcher, &mut now);
+    let mut answered = 0;
+    while let Some(send) = dispatcher.next(now) {
+        now += at(1);
+        assert!(dispatcher.answered(send.token, now).is_some());
+        answered += 1;
+    }
+    assert_eq!(answered, 4);
+}
+
+/// An engine whose GPU is too hot may be kept back for hours.
+#[test]
+fn suspects_go_to_another_endpoint_when_theirs_is_withheld() {
+    let mut dispatcher = dispatcher(&[2, 2]);
+    dispatcher.set_withheld(EndpointNumber(1), Some("elsewhere".to_owned()));
+    dispatcher.open(terms(1, 0, 2), chunk(2));
+    let mut now = at(0);
+    crash_with_all(&mut dispatcher, &mut now);
+    crash_with_all(&mut dispatcher, &mut now);
+    let send = dispatcher.next(now).expect("a suspect");
+    assert_eq!(send.endpoint, EndpointNumber(0));
+    dispatcher.set_withheld(EndpointNumber(0), Some("hot".to_owned()));
+    dispatcher.set_withheld(EndpointNumber(1), None);
+    assert!(dispatcher.answered(send.token, now).is_some());
+    dispatcher.set_withheld(EndpointNumber(0), Some("hot".to_owned()));
+    let send = dispatcher.next(now).expect("the other suspect");
+    assert_eq!(send.endpoint, EndpointNumber(1));
+}
+
+/// Nothing was open when it was corrected: only a request that is claimed can find out.
+#[test]
+fn an_endpoint_that_refuses_us_has_room_for_one_trial() {
+    let mut dispatcher = dispatcher(&[4]);
+    let slot = dispatcher.open(terms(1, 0, 1), chunk(1));
+    let send = dispatcher.next(at(0)).expect("room");
+    let wrong = Fault::Misconfigured { status: 401, detail: "no key".to_owned() };
+    assert_eq!(dispatcher.faulted(send.token, wrong, at(0)), Followup::Again);
+    dispatcher.close(slot);
+    assert_eq!((dispatcher.capacity(), dispatcher.is_model_served("m")), (1, true));
+    dispatcher.set_withheld(EndpointNumber(0), Some("hot".to_owned()));
+    assert_eq!((dispatcher.capacity(), dispatcher.is_model_served("m")), (0, false));
+}
+
+/// A batch whose model nobody has kept the engine from all others, because its requests counted as work.
+#[test]
+fn what_nobody_serves_is_no_work_though_every_endpoint_is_up() {
+    let mut dispatcher = Dispatcher::new(vec![plain(4, Some(vec!["a".to_owned()]))], 1);
+    let stranded = dispatcher.open(terms(1, 0, 2), of_models(&["gone", "gone"]));
+    assert_eq!((dispatcher.unsent(), dispatcher.stranded()), (0, vec![stranded]));
+    dispatcher.open(terms(2, 0, 1), of_models(&["a"]));
+    assert_eq!(dispatcher.unsent(), 1);
+}
+
 #[test]
 fn a_model_goes_to_an_endpoint_that_serves_it() {
     let settings = ["a", "b"].map(|model| plain(2, Some(vec![model.to_owned()])));

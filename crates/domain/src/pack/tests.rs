@@ -103,6 +103,17 @@ fn an_answer_that_is_not_one_for_each_is_refused() {
     assert!(unpack(r#"{"data":[{"index":0},{"index":1}]"#, &shares).is_err(), "cut short");
 }
 
+/// Each line gets a copy: what is long there would be as many times longer in memory and on the disk.
+#[test]
+fn little_may_stand_beside_the_embeddings() {
+    let data = r#"[{"index":0},{"index":1}]"#;
+    let answer = |len: usize| format!(r#"{{"data":{data},"extra":"{}"}}"#, "x".repeat(len));
+    let shares = [share(1, 1), share(1, 1)];
+    assert!(unpack(&answer(1_000), &shares).is_ok());
+    let error = unpack(&answer(PACK_MEMBERS_LEN_MAX), &shares).expect_err("too much");
+    assert!(error.contains("beside its embeddings"), "{error}");
+}
+
 #[test]
 fn every_count_of_a_usage_is_shared_out_and_the_rest_is_copied() {
     let answer = r#"{"data":[{"index":0},{"index":1},{"index":2}],"usage":{"prompt_tokens":10,"total_tokens":11.0,
