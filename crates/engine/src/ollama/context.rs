@@ -47,10 +47,13 @@ pub(super) fn judge(seen: Seen<'_>) -> Verdict {
         (Some(read), Some(context)) if read.saturating_add(seen.answer) > context => Verdict::Cut,
         (Some(read), Some(context)) if seen.halves && read >= context / 2 => Verdict::Doubt,
         (Some(read), Some(context)) => {
-            // Had a message been dropped, the last one of them would not have fitted beside what was read.
-            let longest = seen.sizes.droppable().map(|(_, part)| part.tokens_max()).max();
+            // Had a message been dropped, the last one of them would not have fitted beside what was read: as Ollama
+            // reckons, to which an image is more than most models read of it.
+            let longest = seen.sizes.droppable().map(|(_, part)| part.text_tokens_max()).max();
             match longest {
-                Some(longest) if read.saturating_add(longest) > context => Verdict::Doubt,
+                Some(longest) if read.saturating_add(longest) + seen.sizes.image_tokens() > context => {
+                    Verdict::Doubt
+                }
                 _ => Verdict::Whole,
             }
         }

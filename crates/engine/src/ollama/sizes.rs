@@ -29,17 +29,17 @@ pub(super) const MARK_TOKENS: u64 = 32;
 pub(super) const TEMPLATE_TOKENS: u64 = 1024;
 
 impl Part {
-    /// More tokens than it can have.
-    pub(super) const fn tokens_max(&self) -> u64 {
-        self.len as u64 + MARK_TOKENS + self.images as u64 * IMAGE_TOKENS
+    /// More tokens than it can have beside its images.
+    pub(super) const fn text_tokens_max(&self) -> u64 {
+        self.len as u64 + MARK_TOKENS
     }
 }
 
 impl Sizes {
     /// More tokens than the prompt can have.
     pub(super) fn tokens_max(&self) -> u64 {
-        let parts: u64 = self.parts.iter().map(Part::tokens_max).sum();
-        parts + self.frame_len as u64 + TEMPLATE_TOKENS
+        let texts: u64 = self.parts.iter().map(Part::text_tokens_max).sum();
+        texts + self.image_tokens() + self.frame_len as u64 + TEMPLATE_TOKENS
     }
 
     /// The messages that Ollama may drop where it cuts: all but the system's and the last one.
@@ -50,5 +50,10 @@ impl Sizes {
 
     pub(super) fn images(&self) -> usize {
         self.parts.iter().map(|part| part.images).sum()
+    }
+
+    /// What Ollama reckons with for all of them when it decides what to drop.
+    pub(super) fn image_tokens(&self) -> u64 {
+        self.images() as u64 * IMAGE_TOKENS
     }
 }

@@ -28,6 +28,20 @@ fn what_cannot_have_been_dropped_was_not() {
     assert_eq!(judge(seen(&chat, 800, 5)), Verdict::Doubt);
 }
 
+/// A version that reckons 768 tokens for each image dropped the oldest message of a prompt whose images it then read as
+/// 256 tokens each: by what was read alone, the message had had room.
+#[test]
+fn what_was_dropped_for_the_images_of_later_messages_is_in_doubt() {
+    let mut chat = sizes(&[(false, 100), (false, 40)]);
+    assert_eq!(judge(seen(&chat, 300, 5)), Verdict::Whole);
+    chat.parts[1].images = 1;
+    assert_eq!(judge(seen(&chat, 300, 5)), Verdict::Doubt, "300 + 132 + 768 > 1000");
+    assert_eq!(settle(seen(&chat, 300, 5), &[25, 10]), Verdict::Cut);
+    assert_eq!(judge(seen(&chat, 100, 5)), Verdict::Whole, "there was room for 768 as well");
+    chat.parts.remove(0);
+    assert_eq!(judge(seen(&chat, 900, 5)), Verdict::Whole, "there is nothing to drop");
+}
+
 #[test]
 fn without_a_count_or_a_context_there_is_a_doubt() {
     let long = sizes(&[(false, 4000)]);
