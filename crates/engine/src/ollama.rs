@@ -108,8 +108,8 @@ impl Ollama {
         if call.route == Route::Responses {
             return self.through_v1(call, body, version, patience).await;
         }
-        let defaults =
-            Defaults { num_ctx: self.num_ctx_to_send(call.route, body, version, patience).await? };
+        let bounds = self.bounds(call.route, body, version, patience).await?;
+        let defaults = Defaults { num_ctx: bounds.num_ctx };
         let sent = translate::translate(call.route, body, defaults).map_err(Refusal::into_fault)?;
         let path = match sent.path {
             Path::Chat => "/api/chat",
@@ -133,26 +133,27 @@ impl Ollama {
             });
         }
         drop(in_flight);
-        self.check_whole(&native, &sent, version, patience).await?;
+        self.check_whole(&native, &sent, version, bounds.most, patience).await?;
         let body = native.into_openai(call.route, &reply, sent.back)?;
         classify::read_answer_body(call.route, &body.into())
     }
 
     /// Older versions cut to a context that they do not tell: it is said with the call, so that it is known.
-    async fn num_ctx_to_send(
+    async fn bounds(
         &self,
         route: Route,
         body: &str,
         version: Version,
         patience: &Patience,
-    ) -> Result<Option<u64>, Fault> {
-        if self.num_ctx.is_some() || version.obeys_flags() || route == Route::Embeddings {
-            return Ok(self.num_ctx);
+    ) -> Result<Bounds, Fault> {
+        // `/api/embed` has obeyed `truncate` from its beginning.
+        if version.obeys_flags() || route == Route::Embeddings {
+            return Ok(Bounds { num_ctx: self.num_ctx, most: None });
         }
         let model = request::model_of(body).unwrap_or_default();
         let shown = self.shown(&model, patience.remaining()).await?;
-        let loaded = self.known().context_of(&model);
-        Ok(Some(loaded.or(shown.num_ctx).unwrap_or(NUM_CTX_DEFAULT)))
+        let usual = || self.known().context_of(&model).or(shown.num_ctx).unwrap_or(NUM_CTX_DEFAULT);
+        Ok(Bounds { num_ctx: Some(self.num_ctx.unwrap_or_else(usual)), most: shown.trained })
     }
 
     async fn check_whole(
@@ -160,18 +161,12 @@ impl Ollama {
         native: &Native<'_>,
         sent: &Translated,
         version: Version,
+        most: Option<u64>,
         patience: &Patience,
     ) -> Result<(), Fault> {
-        // `/api/embed` has obeyed `truncate` from its beginning.
         let obeys = version.obeys_flags() || sent.path == Path::Embed;
-        let (told, trained) = {
-            let known = self.known();
-            let trained = known.shown.get(&sent.model).and_then(|shown| shown.trained);
-            (known.context_of(&sent.model), trained)
-        };
-        // An older Ollama takes no more than the model was made for, whatever it is asked for.
-        let asked =
-            sent.num_ctx.map(|asked| trained.filter(|_| !obeys).map_or(asked, |most| asked.min(most)));
+        let told = self.known().context_of(&sent.model);
+        let asked = sent.num_ctx.map(|asked| most.map_or(asked, |most| asked.min(most)));
         let mut seen = Seen {
             // A list of inputs is read one by one; the count is the sum, and proves nothing.
             prompt: native
@@ -225,6 +220,15 @@ impl Ollama {
             other => other,
         })
     }
+}
+
+/// What a call is sent and held to.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    /// For a request that sets none.
+    num_ctx: Option<u64>,
+    /// An older Ollama takes no more than the model was made for, whatever it is asked for.
+    most: Option<u64>,
 }
 
 fn too_long(seen: Seen<'_>, counted: Option<u64>) -> Fault {

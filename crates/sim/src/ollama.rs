@@ -28,6 +28,8 @@ pub struct Ollama {
     pub version: String,
     /// The context that a model is loaded with when nobody says otherwise.
     pub num_ctx: u64,
+    /// The context that its models were made for. No version takes more.
+    pub trained_ctx: u64,
     /// `OLLAMA_NUM_PARALLEL`.
     pub parallel: u32,
     /// `OLLAMA_MAX_QUEUE`: requests that wait for a load.
@@ -43,6 +45,7 @@ impl Default for Ollama {
         Self {
             version: "0.32.9".to_owned(),
             num_ctx: 4096,
+            trained_ctx: 131_072,
             parallel: 1,
             max_queue: 512,
             load_ms: 0,
@@ -136,7 +139,7 @@ pub(crate) fn tell(tell: Tell, body: &[u8], active: &Active) -> Told {
                 "parameters": format!("num_ctx                        {}", setup.num_ctx),
                 "template": "{{ .Prompt }}",
                 "details": {"format": "gguf", "family": "sim"},
-                "model_info": {"general.architecture": "sim", "sim.context_length": 131_072},
+                "model_info": {"general.architecture": "sim", "sim.context_length": setup.trained_ctx},
                 "capabilities": ["completion", "tools", "thinking"],
             })
         }
@@ -169,7 +172,7 @@ pub(crate) async fn work(work: Work, body: &[u8], latency: Duration, active: &Ac
         return failed(404, &format!("model '{name}' not found"));
     }
     let setup = &active.script.ollama;
-    let options = runner::Options::of(&asked["options"], &tagged(name), setup.num_ctx);
+    let options = runner::Options::of(&asked["options"], &tagged(name), setup);
     let context = options.num_ctx;
     let Ok(slot) = active.ollama.take(options, setup).await else {
         return failed(503, "server busy, please try again.  maximum pending requests exceeded");

@@ -140,6 +140,37 @@ fn the_border_of_the_context_token_by_token_with_a_version_that_cuts() {
     series("0.9.6", question);
 }
 
+/// An older Ollama takes no more than the model was trained for, whatever it is asked for. With `num_ctx` set above that,
+/// its model was never asked about, and what was cut to the smaller context counted as whole.
+#[test]
+fn a_context_that_is_asked_for_is_no_larger_than_the_model_s_own() {
+    let ollama = Ollama {
+        version: "0.9.6".to_owned(),
+        trained_ctx: NUM_CTX,
+        parallel: 4,
+        answer_tokens: 1,
+        ..Ollama::default()
+    };
+    let script = Script { shape: Shape::Ollama, ollama, ..Script::default() };
+    let engine = format!("num_ctx = {}\n", NUM_CTX * 4);
+    let server = Server::with(Setup { script, engine, ..Setup::default() });
+    let is_long = |at: usize| at % 4 == 1;
+    let requests: Vec<Value> = (0..40)
+        .map(|at| {
+            let tokens = if is_long(at) { NUM_CTX * 3 / 2 } else { 400 };
+            let mut request = if at % 8 < 4 { chat(at, tokens) } else { question(at, tokens) };
+            if at % 3 == 0 {
+                request["body"]["options"] = json!({"num_ctx": NUM_CTX * 2});
+            }
+            request
+        })
+        .collect();
+    let (output, errors) = run(&server, &requests);
+    assert_none_is_cut(&output);
+    let long: Vec<String> = (0..40).filter(|at| is_long(*at)).map(|at| format!("row-{at}")).collect();
+    assert_eq!(ids(&errors), long);
+}
+
 /// Answers that end at their limit are whole answers to whole prompts, and people want to know how many there are.
 #[test]
 fn answers_that_end_at_their_limit_are_counted() {

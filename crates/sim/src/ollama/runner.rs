@@ -19,12 +19,12 @@ pub(super) struct Options {
 }
 
 impl Options {
-    pub(super) fn of(options: &Value, model: &str, num_ctx: u64) -> Self {
+    pub(super) fn of(options: &Value, model: &str, setup: &Ollama) -> Self {
         // The `Runner` part of Ollama's options.
         let others = ["num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread"].into_iter();
         Self {
             model: model.to_owned(),
-            num_ctx: options["num_ctx"].as_u64().unwrap_or(num_ctx),
+            num_ctx: options["num_ctx"].as_u64().unwrap_or(setup.num_ctx).min(setup.trained_ctx),
             others: others
                 .filter(|name| !options[name].is_null())
                 .map(|name| (name, options[name].to_string()))
