@@ -3,6 +3,7 @@
 use super::object::{Members, Object, elements, text};
 use super::refusal::Refusal;
 use super::sizes::{Part, Sizes};
+use super::translate::only;
 
 /// Writes the messages as JSON, and notes what each may count.
 pub(super) fn translate(raw: &str, sizes: &mut Sizes) -> Result<String, Refusal> {
@@ -28,17 +29,13 @@ struct ToolNames(Vec<(String, String)>);
 
 fn one(raw: &str, at: usize, names: &mut ToolNames, sizes: &mut Sizes) -> Result<String, Refusal> {
     let place = format!("messages[{at}]");
-    let refused = |member: &str, why: &str| {
-        let param = format!("{place}.{member}");
-        Refusal::new(param.clone(), format!("`{param}` {why}"))
-    };
-    let mut members = Members::of(raw)
-        .ok_or_else(|| Refusal::new(place.clone(), format!("`{place}` must be an object")))?;
-    let role = match members.take_text("role").as_deref() {
+    let mut members = Members::at(&place, raw)?;
+    let role = match members.take_text("role")?.as_deref() {
         Some("developer") => "system".to_owned(),
         Some(role @ ("system" | "user" | "assistant" | "tool")) => role.to_owned(),
         _ => {
-            return Err(refused("role", "must be `system`, `developer`, `user`, `assistant` or `tool`"));
+            let why = "must be `system`, `developer`, `user`, `assistant` or `tool`";
+            return Err(members.refusal("role", why));
         }
     };
     let mut message = Object::new();
@@ -57,7 +54,7 @@ fn one(raw: &str, at: usize, names: &mut ToolNames, sizes: &mut Sizes) -> Result
     if let Some(calls) = calls {
         message.raw("tool_calls", &tool_calls(calls, &place, names)?);
     }
-    if let Some(id) = members.take_text("tool_call_id") {
+    if let Some(id) = members.take_text("tool_call_id")? {
         message.put("tool_call_id", &id);
         if let Some((_, name)) = names.0.iter().find(|(known, _)| *known == id) {
             message.put("tool_name", name);
@@ -70,12 +67,10 @@ fn one(raw: &str, at: usize, names: &mut ToolNames, sizes: &mut Sizes) -> Result
         message.raw("tool_name", name);
     }
     if members.take("refusal").is_some() {
-        return Err(refused("refusal", "is nothing that Ollama takes"));
+        return Err(members.refusal("refusal", "is nothing that Ollama takes"));
     }
     members.ignore(&["annotations"]);
-    if let Some(left) = members.left() {
-        return Err(Refusal::unknown(format!("{place}.{left}")));
-    }
+    members.end()?;
     sizes.parts.push(Part {
         is_system: role == "system",
         len: content.text.len() + calls.map_or(0, str::len) + thinking.map_or(0, str::len),
@@ -107,14 +102,14 @@ impl Content {
         for (at, part) in parts.into_iter().enumerate() {
             let place = format!("{param}[{at}]");
             let refused = |why: &str| Refusal::new(&*place, format!("`{place}` {why}"));
-            let mut part = Members::of(part).ok_or_else(|| refused("must be an object"))?;
-            match part.take_text("type").as_deref() {
+            let mut part = Members::at(&place, part)?;
+            match part.take_text("type")?.as_deref() {
                 Some("text" | "input_text") => {
-                    texts.push(part.take_text("text").ok_or_else(|| refused("has no `text`"))?);
+                    texts.push(part.take_text("text")?.ok_or_else(|| refused("has no `text`"))?);
                 }
                 Some("image_url") => {
                     let url = part.take("image_url").ok_or_else(|| refused("has no `image_url`"))?;
-                    images.push(image(url).map_err(refused)?);
+                    images.push(image(url, &place)?);
                 }
                 other => {
                     let kind = other.unwrap_or("nothing");
@@ -123,6 +118,7 @@ impl Content {
                     )));
                 }
             }
+            part.end()?;
         }
         let text = serde_json::to_string(&texts.join("\n")).expect("text is JSON");
         Ok(Self { text, images })
@@ -130,21 +126,26 @@ impl Content {
 }
 
 /// The base64 in a `data:` URL, as a JSON string.
-fn image(raw: &str) -> Result<String, &'static str> {
+fn image(raw: &str, place: &str) -> Result<String, Refusal> {
+    let refused = |why: &str| Refusal::new(place, format!("`{place}` {why}"));
     let url = if raw.starts_with('"') {
         text(raw)
     } else {
-        // `detail` says how closely to look, which Ollama has no choice about.
-        Members::of(raw).and_then(|mut members| members.take_text("url"))
+        let mut members = Members::at(&format!("{place}.image_url"), raw)?;
+        let url = members.take_text("url")?;
+        // How closely to look: Ollama has no choice about it.
+        members.ignore(&["detail"]);
+        members.end()?;
+        url
     };
-    let url = url.ok_or("has no `url`")?;
+    let url = url.ok_or_else(|| refused("has no `url`"))?;
     let Some(data) = url.strip_prefix("data:") else {
-        return Err(
-            "is an image that Ollama would have to fetch, which it does not: put it in as a `data:` URL",
-        );
+        let why =
+            "is an image that Ollama would have to fetch, which it does not: put it in as a `data:` URL";
+        return Err(refused(why));
     };
     let Some((_, base64)) = data.split_once(";base64,") else {
-        return Err("is a `data:` URL that is not base64");
+        return Err(refused("is a `data:` URL that is not base64"));
     };
     Ok(serde_json::to_string(base64).expect("text is JSON"))
 }
@@ -158,16 +159,21 @@ fn tool_calls(raw: &str, place: &str, names: &mut ToolNames) -> Result<String, R
     for (at, call) in calls.into_iter().enumerate() {
         let param = format!("{param}[{at}]");
         let refused = |why: &str| Refusal::new(&*param, format!("`{param}` {why}"));
-        let mut call = Members::of(call).ok_or_else(|| refused("must be an object"))?;
-        let id = call.take_text("id");
+        let mut call = Members::at(&param, call)?;
+        let id = call.take_text("id")?;
         let function = call.take("function").ok_or_else(|| refused("has no `function`"))?;
-        let mut function = Members::of(function).ok_or_else(|| refused("has no `function`"))?;
-        let name = function.take_text("name").ok_or_else(|| refused("has no `function.name`"))?;
-        let arguments = function.take_text("arguments").unwrap_or_default();
+        let mut function = Members::at(&call.path("function"), function)?;
+        let name = function.take_text("name")?.ok_or_else(|| refused("has no `function.name`"))?;
+        let arguments = function.take_text("arguments")?.unwrap_or_default();
         let arguments = if arguments.trim().is_empty() { "{}" } else { arguments.trim() };
         if Members::of(arguments).is_none() {
             return Err(refused("has `arguments` that are no JSON object"));
         }
+        function.end()?;
+        only(&mut call, "type", &["\"function\""])?;
+        // Its place in the list, which says the same.
+        call.ignore(&["index"]);
+        call.end()?;
         let mut inner = Object::new();
         inner.put("index", &at).put("name", &name).raw("arguments", arguments);
         let mut outer = Object::new();

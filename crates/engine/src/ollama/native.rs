@@ -252,7 +252,8 @@ fn old_logprobs(list: &str) -> Result<String, Fault> {
         let mut top = Object::new();
         for other in one.take("top_logprobs").and_then(elements).unwrap_or_default() {
             let mut other = Members::of(other).ok_or_else(wrong)?;
-            if let (Some(token), Some(logprob)) = (other.take_text("token"), other.take("logprob")) {
+            let token = other.take("token").and_then(super::object::text);
+            if let (Some(token), Some(logprob)) = (token, other.take("logprob")) {
                 top.raw(&token, logprob);
             }
         }

@@ -4,14 +4,29 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::refusal::Refusal;
 use crate::answer::each_member;
 
 /// The members of an object, those that are `null` left out.
 #[derive(Debug)]
-pub(super) struct Members<'a>(Vec<(String, &'a str)>);
+pub(super) struct Members<'a> {
+    /// What stands before the name of a member where one is refused.
+    place: String,
+    all: Vec<(String, &'a str)>,
+}
 
 impl<'a> Members<'a> {
     pub(super) fn of(text: &'a str) -> Option<Self> {
+        Self::read(text, String::new())
+    }
+
+    /// An object within another one, at a place such as `messages[0]`.
+    pub(super) fn at(place: &str, text: &'a str) -> Result<Self, Refusal> {
+        let refused = || Refusal::new(place, format!("`{place}` must be an object"));
+        Self::read(text, format!("{place}.")).ok_or_else(refused)
+    }
+
+    fn read(text: &'a str, place: String) -> Option<Self> {
         let mut members: Vec<(String, &'a str)> = Vec::new();
         let take = |name: &str, value: &'a RawValue| {
             // Of members that come twice the last one counts, as everywhere.
@@ -21,29 +36,48 @@ impl<'a> Members<'a> {
             }
         };
         each_member(text, take).ok()?;
-        Some(Self(members))
+        Some(Self { place, all: members })
+    }
+
+    /// The name of a member as the caller finds it.
+    pub(super) fn path(&self, name: &str) -> String {
+        format!("{}{name}", self.place)
     }
 
     pub(super) fn take(&mut self, name: &str) -> Option<&'a str> {
-        let at = self.0.iter().position(|(known, _)| known == name)?;
-        Some(self.0.remove(at).1)
+        let at = self.all.iter().position(|(known, _)| known == name)?;
+        Some(self.all.remove(at).1)
     }
 
-    pub(super) fn take_text(&mut self, name: &str) -> Option<String> {
-        text(self.take(name)?)
+    /// None where it is not there: what is there and no text is refused.
+    pub(super) fn take_text(&mut self, name: &str) -> Result<Option<String>, Refusal> {
+        let Some(raw) = self.take(name) else { return Ok(None) };
+        match text(raw) {
+            Some(text) => Ok(Some(text)),
+            None => Err(self.refusal(name, "must be a text")),
+        }
+    }
+
+    pub(super) fn refusal(&self, name: &str, why: &str) -> Refusal {
+        let path = self.path(name);
+        let message = format!("`{path}` {why}");
+        Refusal::new(path, message)
     }
 
     pub(super) fn ignore(&mut self, names: &[&str]) {
-        self.0.retain(|(known, _)| !names.contains(&known.as_str()));
+        self.all.retain(|(known, _)| !names.contains(&known.as_str()));
     }
 
-    /// The name of the first member that nobody took.
-    pub(super) fn left(&self) -> Option<&str> {
-        self.0.first().map(|(name, _)| name.as_str())
+    /// Refuses a member that nobody took.
+    pub(super) fn end(self) -> Result<(), Refusal> {
+        match self.all.first() {
+            None => Ok(()),
+            Some((name, _)) => Err(Refusal::unknown(self.path(name))),
+        }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &'a str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), *value))
+        self.all.iter().map(|(name, value)| (name.as_str(), *value))
     }
 }
 

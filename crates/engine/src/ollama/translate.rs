@@ -91,7 +91,7 @@ pub(super) fn translate(route: Route, body: &str, defaults: Defaults) -> Result<
     let mut members =
         Members::of(body).ok_or_else(|| Refusal::new("body", "the body must be an object"))?;
     let model =
-        members.take_text("model").ok_or_else(|| Refusal::new("model", "`model` must be a text"))?;
+        members.take_text("model")?.ok_or_else(|| Refusal::new("model", "there is no `model`"))?;
     let mut out = Object::new();
     out.put("model", &model).put("stream", &false);
     let mut sizes = Sizes::default();
@@ -130,9 +130,7 @@ pub(super) fn translate(route: Route, body: &str, defaults: Defaults) -> Result<
     }
     out.raw("options", &options.text);
     members.ignore(&WITHOUT_EFFECT);
-    if let Some(left) = members.left() {
-        return Err(Refusal::unknown(left));
-    }
+    members.end()?;
     Ok(Translated {
         path,
         body: out.end(),
@@ -170,6 +168,7 @@ fn chat(members: &mut Members<'_>, out: &mut Object, sizes: &mut Sizes) -> Resul
         }
     };
     if let Some(tools) = members.take("tools").filter(|_| has_tools) {
+        check_tools(tools)?;
         sizes.frame_len += tools.len();
         out.raw("tools", tools);
     }
@@ -186,29 +185,57 @@ fn chat(members: &mut Members<'_>, out: &mut Object, sizes: &mut Sizes) -> Resul
     Ok(())
 }
 
-/// `none` for a text, the word or the schema otherwise.
-fn response_format(raw: &str) -> Result<Option<&str>, Refusal> {
-    let refused = |why: &str| Refusal::new("response_format", format!("`response_format` {why}"));
-    let mut format = Members::of(raw).ok_or_else(|| refused("must be an object"))?;
-    match format.take_text("type").as_deref() {
-        Some("text") => Ok(None),
-        Some("json_object") => Ok(Some("\"json\"")),
-        Some("json_schema") => {
-            let schema = format.take("json_schema").and_then(Members::of);
-            let schema = schema.and_then(|mut schema| schema.take("schema"));
-            schema.map(Some).ok_or_else(|| refused("has no `json_schema.schema`"))
-        }
-        _ => Err(refused("must be of the type `text`, `json_object` or `json_schema`")),
+/// They go as they are; what Ollama would drop of them is refused. The schema of the parameters is the model's to read.
+fn check_tools(raw: &str) -> Result<(), Refusal> {
+    let tools = elements(raw).ok_or_else(|| Refusal::new("tools", "`tools` must be a list"))?;
+    for (at, tool) in tools.into_iter().enumerate() {
+        let place = format!("tools[{at}]");
+        let mut tool = Members::at(&place, tool)?;
+        only(&mut tool, "type", &["\"function\""])?;
+        let function = tool.take("function").ok_or_else(|| {
+            Refusal::new(&*place, format!("`{place}` has no `function`: Ollama has no other tools"))
+        })?;
+        let mut function = Members::at(&tool.path("function"), function)?;
+        // Of `strict` Ollama has no choice.
+        function.ignore(&["name", "description", "parameters", "strict"]);
+        function.end()?;
+        tool.end()?;
     }
+    Ok(())
 }
 
-/// Ollama's own word goes before OpenAI's.
-fn think(members: &mut Members<'_>) -> Result<Option<String>, Refusal> {
-    let effort = match members.take("reasoning_effort") {
-        Some(effort) => Some(effort),
-        None => members.take("reasoning").and_then(Members::of).and_then(|mut own| own.take("effort")),
+/// `none` for a text, the word or the schema otherwise.
+fn response_format(raw: &str) -> Result<Option<&str>, Refusal> {
+    const NAME: &str = "response_format";
+    let refused = |why: &str| Refusal::new(NAME, format!("`{NAME}` {why}"));
+    let mut format = Members::at(NAME, raw)?;
+    let wanted = match format.take_text("type")?.as_deref() {
+        Some("text") => None,
+        Some("json_object") => Some("\"json\""),
+        Some("json_schema") => {
+            let missing = || refused("has no `json_schema.schema`");
+            let schema = format.take("json_schema").ok_or_else(missing)?;
+            let mut schema = Members::at(&format.path("json_schema"), schema)?;
+            let wanted = schema.take("schema").ok_or_else(missing)?;
+            // Every answer is held to its schema; the name is for the caller.
+            schema.ignore(&["name", "description", "strict"]);
+            schema.end()?;
+            Some(wanted)
+        }
+        _ => return Err(refused("must be of the type `text`, `json_object` or `json_schema`")),
     };
-    members.ignore(&["reasoning"]);
+    format.end()?;
+    Ok(wanted)
+}
+
+/// Ollama's own word goes before OpenAI's, and the plain one before the one in an object.
+fn think(members: &mut Members<'_>) -> Result<Option<String>, Refusal> {
+    let mut effort = members.take("reasoning_effort");
+    if let Some(reasoning) = members.take("reasoning") {
+        let mut reasoning = Members::at("reasoning", reasoning)?;
+        effort = effort.or(reasoning.take("effort"));
+        reasoning.end()?;
+    }
     if let Some(think) = members.take("think") {
         return Ok(Some(think.to_owned()));
     }
@@ -296,7 +323,7 @@ fn embedding(members: &mut Members<'_>, out: &mut Object, sizes: &mut Sizes) -> 
         texts.iter().map(|text| Part { is_system: true, len: text.len(), images: 0 }).collect();
     out.raw("input", raw);
     let mut back = Back::default();
-    match members.take_text("encoding_format").as_deref() {
+    match members.take_text("encoding_format")?.as_deref() {
         None | Some("float") => {}
         Some("base64") => back.in_base64 = true,
         Some(_) => {
@@ -314,11 +341,11 @@ fn embedding(members: &mut Members<'_>, out: &mut Object, sizes: &mut Sizes) -> 
 }
 
 /// A member that may only say what is so anyway.
-fn only(members: &mut Members<'_>, name: &str, allowed: &[&str]) -> Result<(), Refusal> {
+pub(super) fn only(members: &mut Members<'_>, name: &str, allowed: &[&str]) -> Result<(), Refusal> {
     match members.take(name) {
         Some(value) if !allowed.contains(&value) => {
             let allowed = allowed.join(" or ");
-            Err(Refusal::new(name, format!("`{name}` must be {allowed} for Ollama, not `{value}`")))
+            Err(members.refusal(name, &format!("must be {allowed} for Ollama, not `{value}`")))
         }
         _ => Ok(()),
     }
@@ -360,7 +387,7 @@ impl Options {
             add("stop", &list);
         }
         if let Some(bias) = members.take("logit_bias")
-            && Members::of(bias).is_none_or(|bias| bias.left().is_some())
+            && Members::of(bias).is_none_or(|bias| bias.end().is_err())
         {
             return Err(Refusal::unknown("logit_bias"));
         }
@@ -372,9 +399,22 @@ impl Options {
             text.raw(name, value);
         }
         let text = text.end_text();
-        let num_ctx =
-            all.iter().find(|(name, _)| name == "num_ctx").and_then(|(_, value)| value.parse().ok());
+        let num_ctx = match all.iter().find(|(name, _)| name == "num_ctx") {
+            None => None,
+            Some((_, value)) => Some(whole_number("options.num_ctx", value)?),
+        };
         let reload = overnight_domain::request::reload_options(&text).unwrap_or_default();
         Ok(Self { text, num_ctx, reload })
     }
 }
+
+/// Ollama also takes 2048.0 and 2e3 for a context; whether a prompt was cut to it shows only where it can be read here.
+fn whole_number(name: &str, value: &str) -> Result<u64, Refusal> {
+    let number = value.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| {
+        Refusal::new(name, format!("`{name}` must be a whole number from 1 on, not `{value}`"))
+    })
+}
+
+#[cfg(test)]
+mod tests;
