@@ -11,9 +11,13 @@ fn vectors(answer: &Value) -> Vec<Vec<f64>> {
     answer["data"].as_array().unwrap().iter().map(vector).collect()
 }
 
+/// Sums in another order differ by 6e-5 with this model, whose random weights make the most of it; pooling over the wrong
+/// rows differs by a hundred times as much.
+const DISTANCE_MAX: f64 = 2e-4;
+
 fn assert_alike(left: &[f64], right: &[f64]) {
     let distance = left.iter().zip(right).map(|(left, right)| (left - right).abs()).fold(0.0, f64::max);
-    assert!(left.len() == right.len() && distance <= 1e-5, "they differ by {distance}");
+    assert!(left.len() == right.len() && distance <= DISTANCE_MAX, "they differ by {distance}");
 }
 
 /// Mean pooling over inputs of different lengths gave wrong vectors, and no error, where the KV cache was not unified.

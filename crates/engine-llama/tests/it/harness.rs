@@ -81,10 +81,12 @@ impl Engine {
             let _ = stopped.await;
         }));
         let socket = folder.path().join("engine.sock");
-        let engine = Self { socket, stop: Some(stop), served, _folder: folder };
+        let mut engine = Self { socket, stop: Some(stop), served, _folder: folder };
         tokio::time::timeout(PATIENCE, async {
             loop {
-                assert!(!engine.served.is_finished(), "the engine ended");
+                if engine.served.is_finished() {
+                    panic!("the engine ended: {:?}", (&mut engine.served).await);
+                }
                 if engine.socket.exists() && engine.get("/health").await.status == 200 {
                     return;
                 }
