@@ -417,9 +417,9 @@ impl Dispatcher {
         self.endpoints[number.index()].withheld()
     }
 
-    /// The window may not be wider than this, whatever it would be otherwise.
-    pub fn set_ceiling(&mut self, number: EndpointNumber, ceiling: Option<u32>) {
-        self.endpoints[number.index()].window.set_ceiling(ceiling);
+    /// The window may be no wider than so many per cent of its setting.
+    pub fn set_ceiling(&mut self, number: EndpointNumber, percent: Option<u32>) {
+        self.endpoints[number.index()].window.set_ceiling(percent);
     }
 
     /// Another window, for an endpoint of which more is known now.

@@ -250,10 +250,5 @@ impl GpuHealth {
     }
 }
 
-/// `percent` of a window, never none of it.
-pub fn ceiling_of(window: u32, percent: u32) -> u32 {
-    ((u64::from(window) * u64::from(percent) / 100) as u32).max(1)
-}
-
 #[cfg(test)]
 mod tests;

@@ -43,19 +43,20 @@ pub fn first_window(facts: &EngineFacts) -> u32 {
 pub struct Window {
     setting: u32,
     limit: u32,
-    /// Set from outside, such as by a rule about the memory of the GPU.
-    ceiling: Option<u32>,
+    /// How much of the setting may be used, in per cent: set from outside, such as by a rule about the memory of the GPU.
+    ceiling_percent: Option<u32>,
     answers_since_change: u32,
 }
 
 impl Window {
     pub fn new(setting: u32) -> Self {
         let setting = setting.max(1);
-        Self { setting, limit: setting, ceiling: None, answers_since_change: 0 }
+        Self { setting, limit: setting, ceiling_percent: None, answers_since_change: 0 }
     }
 
     pub fn limit(&self) -> u32 {
-        self.ceiling.map_or(self.limit, |ceiling| self.limit.min(ceiling.max(1)))
+        let ceiling = self.ceiling_percent.map(|percent| share_of(self.setting, percent));
+        self.limit.min(ceiling.unwrap_or(self.setting))
     }
 
     /// Begins anew with another setting.
@@ -71,8 +72,9 @@ impl Window {
         self.setting
     }
 
-    pub const fn set_ceiling(&mut self, ceiling: Option<u32>) {
-        self.ceiling = ceiling;
+    /// It may be no wider than so many per cent of its setting, whatever the setting is then.
+    pub const fn set_ceiling(&mut self, percent: Option<u32>) {
+        self.ceiling_percent = percent;
     }
 
     /// The engine refused a call while `in_flight` others were with it: it has room for no more than those.
@@ -92,6 +94,12 @@ impl Window {
             self.answers_since_change = 0;
         }
     }
+}
+
+/// `percent` of a window, never none of it and never more than all.
+fn share_of(window: u32, percent: u32) -> u32 {
+    let share = u64::from(window) * u64::from(percent.min(100)) / 100;
+    u32::try_from(share).expect("it is no more than the window").max(1)
 }
 
 #[cfg(test)]
@@ -149,13 +157,21 @@ mod tests {
         }
     }
 
+    /// The ceiling was once worked out beside the window, from a setting that it did not have: an engine of 64 slots
+    /// whose window nobody had set was narrowed to 4 of 80, not to 48.
     #[test]
-    fn another_setting_begins_anew_below_the_ceiling() {
-        let mut window = Window::new(8);
+    fn the_ceiling_follows_the_setting() {
+        let mut facts = EngineFacts { flavour: Flavour::LlamaCpp, ..EngineFacts::default() };
+        facts.capacity.slots = Some(64);
+        let mut window = Window::new(WINDOW_DEFAULT);
+        window.set_ceiling(Some(60));
+        assert_eq!(window.limit(), 4);
+        window.set(first_window(&facts));
+        assert_eq!((window.setting(), window.limit()), (80, 48));
+        window.on_busy(50);
+        assert_eq!(window.limit(), 48);
         window.on_busy(2);
-        window.set_ceiling(Some(10));
-        window.set(16);
-        assert_eq!((window.setting(), window.limit()), (16, 10));
+        assert_eq!(window.limit(), 2, "the engine knows better");
         window.set(0);
         assert_eq!(window.limit(), 1, "one is always tried");
     }
@@ -163,11 +179,16 @@ mod tests {
     #[test]
     fn a_ceiling_narrows_it_and_is_forgotten() {
         let mut window = Window::new(8);
-        window.set_ceiling(Some(2));
-        assert_eq!(window.limit(), 2);
-        window.set_ceiling(Some(0));
-        assert_eq!(window.limit(), 1, "one is always tried");
+        for (percent, limit) in [(60, 4), (20, 1), (0, 1), (100, 8), (u32::MAX, 8)] {
+            window.set_ceiling(Some(percent));
+            assert_eq!(window.limit(), limit, "{percent} per cent");
+        }
         window.set_ceiling(None);
         assert_eq!(window.limit(), 8);
+        let mut window = Window::new(5_000);
+        for (percent, limit) in [(60, 3_000), (20, 1_000), (10, 500)] {
+            window.set_ceiling(Some(percent));
+            assert_eq!(window.limit(), limit, "{percent} per cent");
+        }
     }
 }

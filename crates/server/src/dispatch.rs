@@ -349,13 +349,13 @@ impl Dispatch {
 
     fn obey_holds(&mut self) {
         for (number, endpoint) in (0_u16..).zip(&self.endpoints) {
-            let (reason, ceiling) = self.ctx.holds.of(&endpoint.config.name);
+            let (reason, ceiling_percent) = self.ctx.holds.of(&endpoint.config.name);
             if reason.is_none() && self.core.withheld(EndpointNumber(number)).is_some() {
                 // It was not asked meanwhile, and may be another engine by now.
                 self.claims.ask_models_now(EndpointNumber(number));
             }
             self.core.set_withheld(EndpointNumber(number), reason);
-            self.core.set_ceiling(EndpointNumber(number), ceiling);
+            self.core.set_ceiling(EndpointNumber(number), ceiling_percent);
         }
     }
 

@@ -12,10 +12,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use overnight_domain::gpu_health::{
-    GpuFacts, GpuHealth, GpuReins, GpuUse, Heat, HeatLimits, ceiling_of,
-};
-use overnight_domain::limits::{GPU_SILENT_AFTER, WINDOW_DEFAULT};
+use overnight_domain::gpu_health::{GpuFacts, GpuHealth, GpuReins, GpuUse, Heat, HeatLimits};
+use overnight_domain::limits::GPU_SILENT_AFTER;
 use overnight_domain::time::UnixTime;
 use serde::Serialize;
 
@@ -116,6 +114,7 @@ struct Watch<'a> {
     /// What was logged last, so that it is logged once.
     said: Option<Unknown>,
     heats: BTreeMap<u32, Heat>,
+    /// What was logged last, in per cent.
     ceilings: BTreeMap<&'a str, Option<u32>>,
 }
 
@@ -176,12 +175,15 @@ impl<'a> Watch<'a> {
             reasons.extend(hold.clone());
             self.ctx.holds.set(&engine.name, Holder::Gpu, hold);
             if usage.memory_rule {
-                let window = engine.window.unwrap_or(WINDOW_DEFAULT);
-                let ceiling = ceiling_percent.map(|percent| ceiling_of(window, percent));
-                self.ctx.holds.set_ceiling(&engine.name, ceiling);
-                if self.ceilings.insert(&engine.name, ceiling).flatten() != ceiling {
+                self.ctx.holds.set_ceiling(&engine.name, ceiling_percent);
+                let before = self.ceilings.insert(&engine.name, ceiling_percent).flatten();
+                if before != ceiling_percent {
                     let endpoint = &engine.name;
-                    tracing::info!(endpoint, ceiling, "the memory of the GPU sets the window's ceiling");
+                    tracing::info!(
+                        endpoint,
+                        ceiling_percent,
+                        "the memory of the GPU sets the window's ceiling"
+                    );
                 }
             }
         }

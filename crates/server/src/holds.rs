@@ -18,7 +18,7 @@ pub(crate) enum Holder {
 #[derive(Debug, Clone, Default)]
 struct Reins {
     reasons: BTreeMap<Holder, String>,
-    ceiling: Option<u32>,
+    ceiling_percent: Option<u32>,
 }
 
 /// The holds of all endpoints, by name.
@@ -54,18 +54,18 @@ impl Holds {
         reins.get(endpoint).is_some_and(|reins| reins.reasons.contains_key(&holder))
     }
 
-    /// The window of the endpoint may be no wider.
-    pub(crate) fn set_ceiling(&self, endpoint: &str, ceiling: Option<u32>) {
+    /// The window of the endpoint may be no wider than so many per cent of its setting, which only the dispatcher knows.
+    pub(crate) fn set_ceiling(&self, endpoint: &str, percent: Option<u32>) {
         let mut reins = self.reins.lock().unwrap_or_else(PoisonError::into_inner);
-        reins.entry(endpoint.to_owned()).or_default().ceiling = ceiling;
+        reins.entry(endpoint.to_owned()).or_default().ceiling_percent = percent;
     }
 
-    /// Why it is held back, all reasons in one text, and its ceiling.
+    /// Why it is held back, all reasons in one text, and its ceiling in per cent.
     pub(crate) fn of(&self, endpoint: &str) -> (Option<String>, Option<u32>) {
         let reins = self.reins.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(reins) = reins.get(endpoint) else { return (None, None) };
         let reasons: Vec<&str> = reins.reasons.values().map(String::as_str).collect();
-        ((!reasons.is_empty()).then(|| reasons.join("; ")), reins.ceiling)
+        ((!reasons.is_empty()).then(|| reasons.join("; ")), reins.ceiling_percent)
     }
 }
 
@@ -80,10 +80,10 @@ mod tests {
         holds.set("a", Holder::Gpu, Some("too hot".to_owned()));
         assert!(holds.is_held_by("a", Holder::Gpu) && !holds.is_held_by("a", Holder::Supervision));
         holds.set("a", Holder::Supervision, Some("starting".to_owned()));
-        holds.set_ceiling("a", Some(3));
-        assert_eq!(holds.of("a"), (Some("too hot; starting".to_owned()), Some(3)));
+        holds.set_ceiling("a", Some(60));
+        assert_eq!(holds.of("a"), (Some("too hot; starting".to_owned()), Some(60)));
         holds.set("a", Holder::Gpu, None);
         holds.set("a", Holder::Supervision, None);
-        assert_eq!(holds.of("a"), (None, Some(3)));
+        assert_eq!(holds.of("a"), (None, Some(60)));
     }
 }

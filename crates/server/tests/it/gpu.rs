@@ -6,7 +6,7 @@ mod stand_in;
 
 use std::time::{Duration, Instant};
 
-use overnight_sim::{Latency, Script};
+use overnight_sim::{Latency, Script, Shape};
 use serde_json::{Value, json};
 use stand_in::{Build, Gpu};
 
@@ -111,6 +111,18 @@ fn full_memory_narrows_the_window_only_where_it_is_asked_to() {
     wait_for(&ruled, |health| health["engines"][0]["window"] == 20);
     let id = ruled.create(&file);
     assert_eq!(ruled.wait_for_end_of(&id)["request_counts"]["completed"], 3);
+}
+
+/// The ceiling was once a share of 8, whatever window followed from what the engine tells.
+#[test]
+fn full_memory_narrows_a_window_that_nobody_set() {
+    let gpu = Gpu::new(Build::Current);
+    gpu.set("memory 72");
+    let script = Script { shape: Shape::LlamaCpp, slots: Some(64), ..slow() };
+    let server = gpu.server(script, "memory_rule = true", "");
+    wait_for(&server, |health| health["engines"][0]["window"] == 48);
+    gpu.set("memory 40");
+    wait_for(&server, |health| health["engines"][0]["window"] == 80);
 }
 
 #[test]
