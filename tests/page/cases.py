@@ -13,6 +13,7 @@ from browser import Browser, Page
 
 WORK = sys.argv[1]
 KEY = "test-key-of-the-page"
+STRANGERS_KEY = "test-key-of-another-tenant"
 PATIENCE = 30
 HOSTILE = "<img src=x onerror=window.hacked=1><script>window.hacked=1</script>"
 
@@ -34,7 +35,7 @@ class Server:
         log = open(os.path.join(WORK, f"{self.name}.log"), "ab")
         arguments = ["serve", "--listen", self.address, "--config", self.config]
         data = os.path.join(WORK, self.name)
-        environment = {**os.environ, "PAGE_TEST_KEY": KEY}
+        environment = {**os.environ, "PAGE_TEST_KEY": KEY, "PAGE_TEST_STRANGERS_KEY": STRANGERS_KEY}
         self.process = subprocess.Popen(
             [os.environ["BIN_OVERNIGHT"], *arguments, "--data", data], stdout=log, stderr=log, env=environment
         )
@@ -333,6 +334,11 @@ def asks_for_a_key(page, server):
     page.run("document.getElementById('forget-key').click()")
     page.until("!document.getElementById('key-form').hidden", "a forgotten key is asked for")
     assert page.run("sessionStorage.length") == 0
+    # Another tenant sees nothing of what the first one did, though it ended long ago.
+    page.run(give.replace("KEY", json.dumps(STRANGERS_KEY)))
+    page.until("document.getElementById('all')?.hidden === false", "the key of another tenant opens the page")
+    assert page.run("!document.getElementById('ended-none').hidden")
+    assert page.run("document.querySelectorAll('.batch').length") == 0
     assert all("401" in problem for problem in page.problems), page.problems
 
 
@@ -370,7 +376,8 @@ def main():
         case(says_when_the_server_is_away, page, open_server)
         keyed = Server(
             "keyed",
-            '[[key]]\nname = "tests"\ntenant = "default"\nvalue = "env:PAGE_TEST_KEY"\nadmin = true\n',
+            '[[key]]\nname = "tests"\ntenant = "default"\nvalue = "env:PAGE_TEST_KEY"\nadmin = true\n'
+            '[[key]]\nname = "strangers"\ntenant = "strangers"\nvalue = "env:PAGE_TEST_STRANGERS_KEY"\n',
             key=KEY,
         )
         servers.append(keyed)

@@ -79,18 +79,18 @@ function askForKey(message) {
   by("key").focus();
 }
 
+// With another key everything begins anew: nothing of what the last one showed may be left.
+
 by("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   api.key.set(by("key").value.trim());
   by("key").value = "";
-  by("key-form").hidden = true;
-  refresh();
+  location.reload();
 });
 
 by("forget-key").addEventListener("click", () => {
   api.key.forget();
-  by("forget-key").hidden = true;
-  refresh();
+  location.reload();
 });
 
 document.addEventListener("visibilitychange", () => {
