@@ -8,7 +8,8 @@ use serde_json::json;
 
 use super::Ending;
 use super::screen::Screen;
-use crate::config::keys::SETTINGS;
+use crate::config::keys::{SECRET_SETTINGS, SETTINGS};
+use crate::config::secret::is_reference;
 use crate::config::{self, Environment, FILE_NAME, FlagValue, Origins, Sources};
 
 /// Show the configuration, each value with where it came from
@@ -124,6 +125,13 @@ impl ConfigOptions {
             arguments.extend(values.iter().flat_map(|value| [flag.to_owned(), value.clone()]));
         }
         Ok(arguments)
+    }
+
+    /// The first setting among the flags that is given a secret itself, and not the name of one.
+    pub(super) fn literal_secret(&self) -> Option<&'static str> {
+        let settings = self.set.iter().filter_map(|text| text.split_once('='));
+        let mut literal = settings.filter(|(_, value)| !is_reference(value));
+        literal.find_map(|(key, _)| SECRET_SETTINGS.iter().copied().find(|secret| *secret == key))
     }
 
     pub(super) fn load(self, environment: &Environment) -> anyhow::Result<(config::Config, Origins)> {

@@ -1,12 +1,13 @@
 //! `overnight serve --install`: this command line as a service of the machine.
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 
 use super::Ending;
 use super::config::ConfigOptions;
 use super::screen::Screen;
 use crate::config::Environment;
+use crate::config::keys::variable;
 use crate::service::install::{Installed, Places, is_run_by_systemd, next_steps, write};
 use crate::service::unit::{Scope, Unit};
 
@@ -47,6 +48,7 @@ impl InstallOptions {
         let variables = read_variables(&places)?;
         // What cannot be used is said now, not by a service that ends as soon as it is started.
         options.clone().load(&environment.with_lines(&variables))?;
+        refuse_literal_secrets(options, &places)?;
         let (program, folder) = (std::env::current_exe(), std::env::current_dir());
         let unit = Unit {
             scope,
@@ -86,6 +88,17 @@ impl InstallOptions {
         let is_root = rustix::process::geteuid().is_root();
         if self.system || (is_root && !self.user) { Scope::System } else { Scope::User }
     }
+}
+
+/// Everybody on the machine can read a unit.
+fn refuse_literal_secrets(options: &ConfigOptions, places: &Places) -> anyhow::Result<()> {
+    let Some(key) = options.literal_secret() else { return Ok(()) };
+    bail!(
+        "`--set {key}=...` would stand in the unit, which others can read: put `{}=...` into `{}`, with mode 600, or `{key}` \
+         into overnight.toml, and leave the flag out; or name it only, as in `--set {key}=env:NAME` or `file:PATH`",
+        variable(key),
+        places.variables.display()
+    )
 }
 
 fn read_variables(places: &Places) -> anyhow::Result<String> {

@@ -40,6 +40,9 @@ pub(crate) const SETTINGS: &[&str] = &[
     "notify.no_endpoint_after",
 ];
 
+/// Those whose value may be a secret itself, and not only the name of one.
+pub(crate) const SECRET_SETTINGS: &[&str] = &["notify.url", "notify.headers"];
+
 /// The tables that hold them.
 pub(super) const TABLES: &[&str] =
     &["server", "limits", "queue", "retention", "dispatch", "gpu", "discovery", "notify"];
@@ -82,7 +85,7 @@ const NOT_YET: [(&str, &str); 1] = [(
     "this build cannot keep to hours of the day yet: leave it out, and pause and resume batches instead",
 )];
 
-pub(super) fn variable(key: &str) -> String {
+pub(crate) fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "_").to_uppercase())
 }
 

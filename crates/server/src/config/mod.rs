@@ -9,7 +9,7 @@ pub(crate) mod keys;
 mod load;
 mod models;
 mod notify;
-mod secret;
+pub(crate) mod secret;
 pub(crate) mod units;
 mod value;
 

@@ -50,6 +50,6 @@ fn read_file(path: &Path) -> std::io::Result<String> {
 }
 
 /// Whether the text names a secret rather than being one.
-pub(super) fn is_reference(text: &str) -> bool {
+pub(crate) fn is_reference(text: &str) -> bool {
     text.starts_with("env:") || text.starts_with("file:")
 }

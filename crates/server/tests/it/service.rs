@@ -89,6 +89,36 @@ fn verify(folder: &Path, unit: &str, scope: &str) {
     assert!(text(&broken.stderr).contains("soon"), "{}", text(&broken.stderr));
 }
 
+/// An address of a service such as ntfy is a secret, and once stood in the unit word for word.
+#[test]
+fn a_flag_that_is_a_secret_is_refused() {
+    let machine = Machine::new();
+    let variables = [("GPU0_KEY", "one"), ("HOOK", "https://ntfy.example/s3cret-topic")];
+    for more in [&[][..], &["--print"]] {
+        let flags = ["--user", "--set", "notify.url=https://ntfy.example/s3cret-topic"];
+        let refused = machine.install(&[&flags, more].concat(), &variables);
+        let said = text(&refused.stderr);
+        assert_eq!((refused.status.code(), text(&refused.stdout)), (Some(1), String::new()), "{said}");
+        assert!(said.contains("`OVERNIGHT_NOTIFY_URL=...`") && said.contains("/environment`"), "{said}");
+        assert!(!said.contains("s3cret"), "{said}");
+    }
+    assert!(!machine.folder.path().join("home").exists(), "nothing is written");
+
+    // Both ways that it names work.
+    let named = machine.install(&["--print", "--user", "--set", "notify.url=env:HOOK"], &variables);
+    assert!(named.status.success(), "{}", text(&named.stderr));
+    let unit = text(&named.stdout);
+    assert!(unit.contains("--set notify.url=env:HOOK") && !unit.contains("s3cret"), "{unit}");
+
+    let folder = machine.folder.path().join("home/.config/overnight");
+    std::fs::create_dir_all(&folder).unwrap();
+    let address = "GPU0_KEY=one\nOVERNIGHT_NOTIFY_URL=https://ntfy.example/s3cret-topic\n";
+    std::fs::write(folder.join("environment"), address).unwrap();
+    let kept = machine.install(&["--print", "--user"], &[]);
+    assert_eq!((kept.status.code(), text(&kept.stderr)), (Some(0), String::new()));
+    assert!(!text(&kept.stdout).contains("s3cret"));
+}
+
 #[test]
 fn what_the_service_will_not_have_is_said() {
     let machine = Machine::new();
