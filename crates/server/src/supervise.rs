@@ -75,12 +75,19 @@ enum Look {
     Silent,
 }
 
+/// A look that has ended, at which engine and in which of its starts.
+struct Looked {
+    number: usize,
+    start: u64,
+    look: Look,
+}
+
 struct Supervise {
     ctx: Arc<Context>,
     core: Supervisor,
     processes: Vec<Process>,
     measured: Measured,
-    looks: FuturesUnordered<BoxFuture<'static, (usize, Look)>>,
+    looks: FuturesUnordered<BoxFuture<'static, Looked>>,
     started: Instant,
     demand_at: Option<Instant>,
     has_news: bool,
@@ -117,7 +124,7 @@ impl Supervise {
             }
             let is_stopping = self.stopping_since.is_some();
             tokio::select! {
-                Some((number, look)) = self.looks.next() => self.on_look(number, look).await,
+                Some(looked) = self.looks.next() => self.on_look(looked).await,
                 () = ear.heard() => self.has_news = true,
                 () = &mut settled, if !is_stopping => self.stop_all(),
                 () = tokio::time::sleep(TICK) => {}
@@ -238,13 +245,15 @@ impl Supervise {
         }
     }
 
-    async fn on_look(&mut self, number: usize, look: Look) {
+    async fn on_look(&mut self, Looked { number, start, look }: Looked) {
         let now = self.now();
         let process = &mut self.processes[number];
-        process.is_looked_at = false;
+        if !process.has_looked(start) {
+            return;
+        }
         let state = self.core.life(number).state();
         match (state, look) {
-            (State::Starting { .. }, Look::Before(Occupant::Nobody)) => {
+            (State::Starting { .. }, Look::Before(Occupant::Nobody)) if process.child.is_none() => {
                 if let Err(error) = process.start() {
                     let why = format!("it cannot be started: {error}");
                     self.core.happened(number, Event::Blocked(why), now);

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use overnight_domain::file::Sha256;
 use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
 
 use crate::blocking::blocking;
 use crate::one_batch::write_whole;
@@ -15,10 +17,10 @@ const FILE_NAME: &str = "measured.json";
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Measure {
-    /// What was started; another command tells nothing about this one.
+    /// The SHA-256 of what was started, which may hold a key; another command tells nothing about this one.
     command: String,
     load_ms: u64,
-    /// None: it does not list its models.
+    /// None: it does not list its models, or has none yet.
     pub(crate) models: Option<Vec<String>>,
 }
 
@@ -50,7 +52,7 @@ impl Measured {
     }
 
     pub(crate) fn of(&self, engine: &str, command: &str) -> Option<&Measure> {
-        self.of.get(engine).filter(|measure| measure.command == command)
+        self.of.get(engine).filter(|measure| measure.command == digest_of(command))
     }
 
     pub(super) async fn note(
@@ -61,7 +63,8 @@ impl Measured {
         models: Option<Vec<String>>,
     ) {
         let load_ms = load.as_millis() as u64;
-        let measure = Measure { command: command.to_owned(), load_ms, models };
+        let models = models.filter(|models| !models.is_empty());
+        let measure = Measure { command: digest_of(command), load_ms, models };
         self.of.insert(engine.to_owned(), measure);
         let (path, of) = (self.path.clone(), self.of.clone());
         let written = blocking(move || -> anyhow::Result<()> {
@@ -75,6 +78,10 @@ impl Measured {
             tracing::warn!(error = format!("{error:#}"), "what was measured of an engine is not kept");
         }
     }
+}
+
+fn digest_of(command: &str) -> String {
+    Sha256(sha2::Sha256::digest(command).into()).to_string()
 }
 
 #[cfg(test)]
@@ -93,5 +100,25 @@ mod tests {
         assert_eq!(measured.of("big", "vllm serve b"), None);
         std::fs::write(data.path().join("engines/measured.json"), "{").unwrap();
         assert_eq!(Measured::open(data.path()).of("big", "vllm serve a"), None);
+    }
+
+    /// An engine that had no model yet when it was first ready was never asked for one again.
+    #[tokio::test]
+    async fn that_an_engine_had_no_model_yet_is_not_kept() {
+        let data = tempfile::tempdir().unwrap();
+        let mut measured = Measured::open(data.path());
+        measured.note("big", "ollama serve", Duration::from_secs(1), Some(Vec::new())).await;
+        assert_eq!(Measured::open(data.path()).of("big", "ollama serve").unwrap().models, None);
+    }
+
+    #[tokio::test]
+    async fn a_key_in_the_command_is_not_written() {
+        let data = tempfile::tempdir().unwrap();
+        let command = "vllm serve a --api-key sk-secret";
+        let mut measured = Measured::open(data.path());
+        measured.note("big", command, Duration::from_secs(1), None).await;
+        let text = std::fs::read_to_string(data.path().join("engines").join(FILE_NAME)).unwrap();
+        assert!(!text.contains("sk-secret") && !text.contains("vllm"), "{text}");
+        assert!(Measured::open(data.path()).of("big", command).is_some());
     }
 }

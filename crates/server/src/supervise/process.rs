@@ -14,7 +14,7 @@ use overnight_store::Demand;
 
 use super::measured::Measure;
 use super::view::{self, ProcessView};
-use super::{Look, Measured};
+use super::{Look, Looked, Measured};
 use crate::clock;
 use crate::config::{EngineConfig, ProcessConfig};
 use crate::context::Context;
@@ -34,6 +34,8 @@ pub(super) struct Process {
     readiness: Arc<Readiness>,
     pub(super) child: Option<Child>,
     pub(super) log: PathBuf,
+    /// The number of its start, by which a look that took too long is known.
+    start: u64,
     /// A look is under way.
     pub(super) is_looked_at: bool,
     pub(super) misses: u32,
@@ -80,6 +82,7 @@ impl Process {
             log: ctx.config.data.join("engines").join(format!("{}.log", engine.name)),
             config,
             child: None,
+            start: 0,
             is_looked_at: false,
             misses: 0,
             memory_len: 0,
@@ -141,23 +144,43 @@ impl Process {
         }
     }
 
-    pub(super) fn look_before(&mut self, number: usize) -> BoxFuture<'static, (usize, Look)> {
+    /// The first thing of a start.
+    pub(super) fn look_before(&mut self, number: usize) -> BoxFuture<'static, Looked> {
         self.is_looked_at = true;
+        self.start += 1;
+        let start = self.start;
         let (engine, readiness) = (self.engine.clone(), self.readiness.clone());
-        async move { (number, Look::Before(readiness.occupant(&*engine).await)) }.boxed()
+        async move {
+            let look = Look::Before(readiness.occupant(&*engine).await);
+            Looked { number, start, look }
+        }
+        .boxed()
     }
 
-    pub(super) fn look_again(&mut self, number: usize) -> BoxFuture<'static, (usize, Look)> {
+    pub(super) fn look_again(&mut self, number: usize) -> BoxFuture<'static, Looked> {
         self.is_looked_at = true;
+        let start = self.start;
         let (engine, readiness) = (self.engine.clone(), self.readiness.clone());
         async move {
             tokio::time::sleep(LOOK_EVERY).await;
-            if !readiness.is_ready(&*engine).await {
-                return (number, Look::Silent);
-            }
-            (number, Look::Ready(engine.models().await.ok()))
+            let look = if readiness.is_ready(&*engine).await {
+                Look::Ready(engine.models().await.ok())
+            } else {
+                Look::Silent
+            };
+            Looked { number, start, look }
         }
         .boxed()
+    }
+
+    /// A look of this start has ended. False when it took longer than the start that it belongs to: nothing of it holds
+    /// for the one that runs now.
+    pub(super) const fn has_looked(&mut self, start: u64) -> bool {
+        let is_current = start == self.start;
+        if is_current {
+            self.is_looked_at = false;
+        }
+        is_current
     }
 
     /// Why no calls may be made to it, if so, and what people see of it.
@@ -207,15 +230,85 @@ impl Process {
     }
 }
 
-/// Whether the work is for this engine: it serves the model, or it has not told yet what it serves and nobody who is up
-/// serves it.
+/// Whether the work is for this engine: it serves the model, or it has not told yet what it serves, or had no model when
+/// it did, and nobody who is up serves it.
 fn is_for(demand: &Demand, view: &EndpointView, views: &[EndpointView]) -> bool {
     let Some(model) = &demand.model else { return true };
-    if view.models.is_some() {
+    if view.models.as_ref().is_some_and(|models| !models.is_empty()) {
         return view.may_serve(model);
     }
     let is_served = |other: &EndpointView| {
         other.state == EndpointState::Up && other.models.is_some() && other.may_serve(model)
     };
     !views.iter().any(is_served)
+}
+
+#[cfg(test)]
+mod tests {
+    use overnight_domain::supervision::Rules;
+    use overnight_engine::child::ChildCommand;
+    use overnight_engine::{EndpointConfig, EngineKind};
+
+    use super::*;
+
+    /// Nobody is at its address.
+    fn process() -> Process {
+        let setup = EndpointConfig::new("gpu0", "http://127.0.0.1:1/v1");
+        let rules = Rules {
+            ready_within: Duration::from_secs(1),
+            stall_after: Duration::from_secs(1),
+            idle_after: None,
+            memory_len_max: None,
+            slot: None,
+        };
+        let command = ChildCommand::parse("true").unwrap();
+        Process {
+            name: "gpu0".to_owned(),
+            url: "http://127.0.0.1:1/v1".to_owned(),
+            config: ProcessConfig { text: "true".to_owned(), command, rules },
+            engine: overnight_engine::connect(EngineKind::OpenAi, &setup).unwrap(),
+            readiness: Arc::new(Readiness::new(&setup).unwrap()),
+            child: None,
+            log: PathBuf::new(),
+            start: 0,
+            is_looked_at: false,
+            misses: 0,
+            memory_len: 0,
+            last_words: Vec::new(),
+            load: None,
+            ready_at: None,
+            is_wanted: false,
+            progress: (None, None, None),
+            signs: 0,
+            line: None,
+        }
+    }
+
+    /// A start was given up while its address was still being looked at, and the next began: both looks found nobody,
+    /// and each started a process.
+    #[tokio::test]
+    async fn a_look_of_an_earlier_start_counts_for_nothing() {
+        let mut process = process();
+        let (first, second) = (process.look_before(0), process.look_before(0));
+        let (first, second) = (first.await, second.await);
+        assert!(!process.has_looked(first.start));
+        assert!(process.is_looked_at, "the look of this start is still under way");
+        assert!(process.has_looked(second.start));
+        assert!(!process.is_looked_at);
+    }
+
+    #[test]
+    fn an_engine_that_had_no_model_is_asked_for_what_nobody_serves() {
+        let view = |name: &str, models: &[&str]| EndpointView {
+            name: name.to_owned(),
+            models: Some(models.iter().map(|&model| model.to_owned()).collect()),
+            ..EndpointView::sample(EndpointState::Up)
+        };
+        let demand = |model: &str| Demand { model: Some(model.to_owned()), priority: 0 };
+        let views = [view("empty", &[]), view("full", &["a"])];
+        assert!(is_for(&demand("b"), &views[0], &views));
+        assert!(!is_for(&demand("b"), &views[1], &views));
+        assert!(!is_for(&demand("a"), &views[0], &views), "another serves it");
+        assert!(is_for(&demand("a"), &views[1], &views));
+    }
 }
