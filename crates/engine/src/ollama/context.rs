@@ -60,6 +60,19 @@ pub(super) fn judge(seen: Seen<'_>) -> Verdict {
     }
 }
 
+/// The judgement where the context was asked for before the call and after it. Was it another one by then, the prompt may
+/// have been read with either, or with a third.
+pub(super) fn judge_between(before: Option<u64>, seen: Seen<'_>) -> Verdict {
+    if before == seen.context {
+        return judge(seen);
+    }
+    let least = before.unwrap_or(0).min(seen.context.unwrap_or(0));
+    if seen.sizes.tokens_max() > least {
+        return Verdict::Cut;
+    }
+    judge(Seen { context: Some(least), ..seen })
+}
+
 /// The judgement after counting: the tokens of each message's text, in the order of `sizes.parts`.
 pub(super) fn settle(seen: Seen<'_>, counts: &[u64]) -> Verdict {
     let (Some(read), Some(context)) = (seen.prompt, seen.context) else { return Verdict::Cut };

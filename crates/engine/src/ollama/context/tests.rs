@@ -100,6 +100,26 @@ fn no_dropped_message_goes_unseen() {
     assert!(refused_though_whole * 10 < whole_count, "{refused_though_whole} of {whole_count}");
 }
 
+/// Another request had the model loaded with a larger context right after the one that was cut, and its count was held
+/// against the larger one.
+#[test]
+fn a_context_that_changed_during_the_call_proves_nothing() {
+    let long = sizes(&[(false, 4000)]);
+    assert_eq!(judge(seen(&long, 500, 1)), Verdict::Whole);
+    assert_eq!(judge_between(Some(1000), seen(&long, 500, 1)), Verdict::Whole);
+    assert_eq!(judge_between(Some(500), seen(&long, 500, 1)), Verdict::Cut);
+    assert_eq!(judge_between(Some(4000), seen(&long, 500, 1)), Verdict::Cut);
+    assert_eq!(judge_between(None, seen(&long, 500, 1)), Verdict::Cut);
+    let unknown = Seen { context: None, ..seen(&long, 500, 1) };
+    assert_eq!(judge_between(Some(1000), unknown), Verdict::Cut);
+    assert_eq!(judge_between(None, unknown), Verdict::Doubt);
+    // It fits into both.
+    let short = sizes(&[(false, 100)]);
+    let fits = Seen { context: Some(4000), ..seen(&short, 50, 1) };
+    assert_eq!(judge_between(Some(2000), fits), Verdict::Whole);
+    assert_eq!(judge_between(Some(1000), fits), Verdict::Cut);
+}
+
 #[test]
 fn refusals_tell_their_lengths() {
     let told =
