@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 mod context;
 mod counters;
+mod dialect;
 mod disk;
 mod dispatch;
 mod endpoint_names;

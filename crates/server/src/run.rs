@@ -41,10 +41,12 @@ use crate::pace::Paces;
 use crate::pulse::{self, Pulse, Pulses};
 use crate::service::Announcer;
 use crate::supervise::{Measured, Supervision};
-use crate::{api, clock, finalize, gpu, ingest, sleep, supervise, upkeep};
+use crate::{api, clock, dialect, finalize, gpu, ingest, sleep, supervise, upkeep};
 
 /// How long the usual ports are looked at when no engine is configured.
 pub(crate) const DISCOVERY: Duration = Duration::from_secs(1);
+/// How long engines of which only the address is known are asked what they are. Only one that is mute takes it all.
+const KINDS: Duration = Duration::from_secs(3);
 /// From the first signal to the end, whatever still runs.
 const STOP_WITHIN: Duration = Duration::from_secs(25);
 
@@ -131,6 +133,7 @@ impl Node {
             let found = find_engines(&config.discovery.ports).await?;
             config.use_engines(found).map_err(anyhow::Error::msg)?;
         }
+        dialect::settle_kinds(&mut config.engines, &config.dispatch, KINDS).await?;
         let store = SqliteStore::open(&config.database)
             .with_context(|| format!("failed to open the database `{}`", config.database.display()))?;
         let blobs = Blobs::open_local(&config.blobs)?;

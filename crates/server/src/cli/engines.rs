@@ -16,6 +16,7 @@ use super::config::ConfigOptions;
 use super::screen::Screen;
 use super::{ClientOptions, Ending};
 use crate::config::{self, EngineConfig, Environment};
+use crate::dialect;
 use crate::dispatch::endpoint_config;
 use crate::run::{DISCOVERY, nothing_found};
 use shown::EngineShown;
@@ -90,7 +91,9 @@ async fn of_config(config: &config::Config) -> anyhow::Result<Vec<EngineShown>> 
         anyhow::ensure!(!found.is_empty(), "{}", nothing_found(&config.discovery.ports));
         return Ok(found.into_iter().map(of_found).collect());
     }
-    let asked = config.engines.iter().map(|engine| ask(engine, config));
+    let mut engines = config.engines.clone();
+    dialect::settle_kinds(&mut engines, &config.dispatch, ASK_WITHIN).await?;
+    let asked = engines.iter().map(|engine| ask(engine, config));
     futures::future::join_all(asked).await.into_iter().collect()
 }
 
@@ -113,7 +116,10 @@ async fn ask(engine: &EngineConfig, config: &config::Config) -> anyhow::Result<E
     let driver = connect(engine, config)?;
     let told = tokio::time::timeout(ASK_WITHIN, driver.facts()).await;
     let (facts, reason) = match told {
-        Ok(Ok(facts)) => (Some(facts), None),
+        Ok(Ok(mut facts)) => {
+            facts.notices.extend(dialect::notice(engine, &facts));
+            (Some(facts), None)
+        }
         Ok(Err(fault)) => (None, Some(cases::words(&fault))),
         Err(_) => (None, Some(format!("it says nothing for {} s", ASK_WITHIN.as_secs()))),
     };

@@ -37,7 +37,7 @@ state lies in OUT.overnight/. Ctrl-C or even kill -9 costs nothing that was answ
 
 Examples:
   overnight run requests.jsonl -o answers.jsonl
-  overnight run requests.jsonl -o answers.jsonl --engine http://127.0.0.1:11434/v1
+  overnight run requests.jsonl -o answers.jsonl --engine http://127.0.0.1:8000/v1
   overnight run -i requests.jsonl -o answers.jsonl --errors failed.jsonl
 
 Exit codes: 0 all answered, 1 failure, 3 finished with failed requests, 130 interrupted.")]

@@ -68,7 +68,7 @@ pub(super) fn engines_at(
         let is_taken = engines.iter().any(|engine: &EngineConfig| engine.name == name);
         let name = if is_taken { format!("{name}-{}", number + 1) } else { name };
         shown.push(Shown::new(format!("engine[{number}].url"), url.clone(), origin.clone()));
-        engines.push(EngineConfig::at(name, EngineKind::OpenAi, url.clone()));
+        engines.push(EngineConfig::by_address(name, url.clone()));
     }
     Ok(engines)
 }

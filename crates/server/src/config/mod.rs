@@ -186,6 +186,8 @@ pub struct EngineConfig {
     pub name: String,
     /// The dialect that it is spoken to in.
     pub kind: EngineKind,
+    /// Nobody said so: what it is, it is asked at the start.
+    pub is_kind_open: bool,
     pub url: String,
     /// Requests in flight. None: the default, until the window is found by itself.
     pub window: Option<u32>,
@@ -228,11 +230,17 @@ impl Config {
 }
 
 impl EngineConfig {
+    /// An engine of which only the address is known.
+    pub(crate) fn by_address(name: impl Into<String>, url: impl Into<String>) -> Self {
+        Self { is_kind_open: true, ..Self::at(name, EngineKind::OpenAi, url) }
+    }
+
     /// An engine of which only name, kind and address are known.
     pub fn at(name: impl Into<String>, kind: EngineKind, url: impl Into<String>) -> Self {
         Self {
             name: name.into(),
             kind,
+            is_kind_open: false,
             url: url.into(),
             window: None,
             inputs_per_call: None,

@@ -375,6 +375,9 @@ fn engines_may_be_given_by_their_address_alone() {
     let (config, _) = load(sources.clone()).unwrap();
     let names: Vec<&str> = config.engines.iter().map(|engine| engine.name.as_str()).collect();
     assert_eq!(names, ["b:8000", "c"]);
+    assert!(config.engines.iter().all(|engine| engine.is_kind_open), "what they are is asked");
+    let (config, _) = load(folder.sources()).unwrap();
+    assert!(!config.engines[0].is_kind_open, "its owner has said what it is");
     let (config, origins) =
         load(Sources { engines: vec!["http://d/v1".to_owned()], ..sources }).unwrap();
     assert_eq!(config.engines.len(), 1);

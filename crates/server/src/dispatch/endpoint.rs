@@ -14,6 +14,7 @@ use overnight_engine::{EndpointConfig, Engine};
 
 use crate::config::{DispatchConfig, EngineConfig};
 use crate::context::Context;
+use crate::dialect;
 use crate::endpoints::{EndpointState, EndpointView};
 use crate::supervise::{Measured, Supervision};
 
@@ -39,13 +40,15 @@ pub(crate) async fn ask_all(ctx: &Context, endpoints: &mut [Endpoint]) {
     let is_asked = |endpoint: &&mut Endpoint| endpoint.is_asked_at_start();
     let asked = endpoints.iter_mut().filter(is_asked).map(|endpoint| async {
         let told = async { tokio::join!(endpoint.engine.facts(), endpoint.engine.models()) };
-        let name = &endpoint.config.name;
+        let name = endpoint.config.name.clone();
         let Ok((facts, models)) = tokio::time::timeout(ASK_WITHIN, told).await else {
             tracing::warn!(endpoint = name, "endpoint is slow to tell what it is");
             return;
         };
         match facts {
-            Ok(facts) => endpoint.facts = Some(facts),
+            Ok(facts) => {
+                endpoint.note_facts(facts);
+            }
             Err(fault) => tracing::warn!(endpoint = name, ?fault, "endpoint does not tell what it is"),
         }
         match models {
@@ -106,7 +109,8 @@ impl Endpoint {
     /// may carry; and the window that follows, when nobody set one and the engine is not the one that it was before, or
     /// has another capacity.
     pub(super) fn note_facts(&mut self, mut facts: EngineFacts) -> (PackLimits, Option<u32>) {
-        let (limits, notices) = self.pack_limits(Some(&facts));
+        let (limits, mut notices) = self.pack_limits(Some(&facts));
+        notices.extend(dialect::notice(&self.config, &facts));
         let known = self.facts.as_ref().map_or(&[][..], |facts| &facts.notices);
         for notice in notices.iter().filter(|notice| !known.contains(notice)) {
             tracing::warn!(endpoint = self.config.name, "{notice}");

@@ -1,6 +1,6 @@
 //! Prompts that do not fit the context: error lines for them, and no answer to a prompt that was cut among the results.
 
-use overnight_sim::{Ollama, Script, Shape};
+use overnight_sim::{Engine, Ollama, Script, Shape};
 use serde_json::{Value, json};
 
 use crate::harness::{Server, Setup, lines};
@@ -169,6 +169,22 @@ fn a_context_that_is_asked_for_is_no_larger_than_the_model_s_own() {
     assert_none_is_cut(&output);
     let long: Vec<String> = (0..40).filter(|at| is_long(*at)).map(|at| format!("row-{at}")).collect();
     assert_eq!(ids(&errors), long);
+}
+
+/// Given by its address alone it was spoken to through `/v1`, where the answers to prompts that it cut were successes.
+#[test]
+fn an_ollama_that_is_given_by_its_address_alone_cuts_nothing_unseen() {
+    let ollama = Ollama { num_ctx: NUM_CTX, answer_tokens: 1, ..Ollama::default() };
+    let script = Script { shape: Shape::Ollama, ollama, ..Script::default() };
+    let engine = Engine::start(script).unwrap();
+    for path in ["", "/v1"] {
+        let environment = vec![("OVERNIGHT_ENGINE".to_owned(), format!("{}{path}", engine.url()))];
+        let server = Server::with(Setup { environment, ..Setup::default() });
+        let (output, errors) = run(&server, &[question(0, 400), question(1, NUM_CTX * 3 / 2)]);
+        assert_none_is_cut(&output);
+        assert_eq!(ids(&errors), ["row-1"]);
+        assert_eq!(errors[0]["error"]["code"], "context_length_exceeded", "{}", errors[0]);
+    }
 }
 
 /// Answers that end at their limit are whole answers to whole prompts, and people want to know how many there are.

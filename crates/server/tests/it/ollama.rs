@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use overnight_sim::{Latency, Ollama, Script, Shape};
+use overnight_sim::{Engine, Latency, Ollama, Script, Shape};
 use serde_json::{Value, json};
 
 use crate::harness::{Server, Setup, lines, request_line};
@@ -242,6 +242,38 @@ fn health_tells_version_models_and_that_calls_are_served_one_by_one() {
     assert_eq!((&model["is_loaded"], &model["context_len"]), (&json!(true), &json!(4096)));
     assert_eq!(model["digest"].as_str().unwrap().len(), 32);
     assert!(facts["notices"][0].as_str().unwrap().contains("OLLAMA_NUM_PARALLEL"), "{facts}");
+}
+
+#[test]
+fn an_ollama_that_is_configured_as_another_engine_has_a_notice_and_one_warning() {
+    let engine = Engine::start(script()).unwrap();
+    let table =
+        format!("[[engine]]\nname = \"other\"\nkind = \"openai\"\nurl = \"{}/v1\"\n", engine.url());
+    let server = Server::with(Setup { engines: Some(table), ..Setup::default() });
+    let health = server.get("/health").unwrap().json();
+    let notice = health["engines"][0]["facts"]["notices"][0].as_str().unwrap_or_default();
+    assert!(notice.contains("`kind = \"ollama\"`"), "{health}");
+    run(&server, "/v1/chat/completions", &[chat(&json!({}))]);
+    let log = server.log();
+    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("spoken to through")).collect();
+    assert_eq!(warnings.len(), 1, "{log}");
+    assert!(warnings[0].contains("WARN"), "{log}");
+}
+
+/// The route takes no context, so that of the settings would be another than the one that lines get.
+#[test]
+fn responses_are_refused_where_the_context_is_set() {
+    let server = Server::with(Setup {
+        script: script(),
+        engine: "num_ctx = 8192\n".to_owned(),
+        ..Setup::default()
+    });
+    let bodies = [json!({"model": MODEL, "input": "hello"})];
+    let results = run(&server, "/v1/responses", &bodies);
+    let error = &results[0]["response"]["body"]["error"];
+    assert_eq!(results[0]["response"]["status_code"], 400);
+    assert!(error["message"].as_str().unwrap().contains("`engine.num_ctx`"), "{error}");
+    assert_eq!(server.engine.calls().total, 0);
 }
 
 /// The queue before a load is full: busy, and nothing is lost by it.

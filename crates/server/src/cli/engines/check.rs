@@ -12,7 +12,7 @@ use clap::Args;
 use overnight_domain::engine_facts::{EngineFacts, Flavour};
 use overnight_domain::fault::Fault;
 use overnight_domain::route::Route;
-use overnight_engine::{Answer, Call, Engine, EngineKind, keeps_connections};
+use overnight_engine::{Answer, Call, Engine, keeps_connections};
 use serde_json::{Value, json};
 
 use super::super::Ending;
@@ -21,6 +21,7 @@ use super::super::screen::Screen;
 use super::cases::{self, Case, Models, Outcome, words};
 use super::connect;
 use crate::config::{self, EngineConfig, Environment};
+use crate::dialect;
 use crate::dispatch::endpoint_config;
 
 /// What a person waits for.
@@ -77,7 +78,7 @@ fn chosen(text: &str, config: &config::Config) -> anyhow::Result<EngineConfig> {
         "no engine of the configuration is called `{text}` (known: {}); give an address, as in http://127.0.0.1:8000/v1",
         if names.is_empty() { "none".to_owned() } else { names.join(", ") }
     );
-    Ok(EngineConfig::at("engine", EngineKind::OpenAi, text))
+    Ok(EngineConfig::by_address("engine", text))
 }
 
 async fn check(
@@ -104,24 +105,19 @@ async fn check(
     bench.close()
 }
 
-/// The engine's driver, and what it told. An Ollama that is only known by its address is spoken to in its own words, as
-/// one that was found would be.
+/// The engine's driver, and what it told.
 async fn met(
     config: &EngineConfig,
     whole: &config::Config,
 ) -> anyhow::Result<(Arc<dyn Engine>, EngineFacts)> {
-    let asked = |fault: Fault| {
+    let mut config = config.clone();
+    dialect::settle_kinds(std::slice::from_mut(&mut config), &whole.dispatch, CALL).await?;
+    let engine = connect(&config, whole)?;
+    let mut facts = engine.facts().await.map_err(|fault| {
         anyhow::anyhow!("the engine at `{}` cannot be asked: {}", config.url, words(&fault))
-    };
-    let engine = connect(config, whole)?;
-    let facts = engine.facts().await.map_err(asked)?;
-    let is_configured = whole.engines.iter().any(|engine| engine.name == config.name);
-    if facts.flavour != Flavour::Ollama || config.kind == EngineKind::Ollama || is_configured {
-        return Ok((engine, facts));
-    }
-    let native = connect(&EngineConfig { kind: EngineKind::Ollama, ..config.clone() }, whole)?;
-    let facts = native.facts().await.map_err(asked)?;
-    Ok((native, facts))
+    })?;
+    facts.notices.extend(dialect::notice(&config, &facts));
+    Ok((engine, facts))
 }
 
 struct Bench {
