@@ -252,3 +252,29 @@ impl AdmissionLimits {
         file_len: 16_000_000_000,
     };
 }
+
+/// Of the head of a GGUF file: a vocabulary of a million tokens with its merges is some 50 MiB.
+pub const GGUF_HEADER_LEN_MAX: u64 = 512 * MIB;
+/// Pairs in its metadata: models have some 50, those with notes of their making some 200.
+pub const GGUF_KEYS_MAX: u64 = 65_536;
+/// What the format allows for a key.
+pub const GGUF_KEY_LEN_MAX: u64 = 65_535;
+/// One text of it: chat templates are the longest, at some 20 KiB.
+pub const GGUF_TEXT_LEN_MAX: u64 = 4 * MIB;
+/// Keys and values that are kept, together.
+pub const GGUF_KEPT_LEN_MAX: u64 = 32 * MIB;
+/// Lists of numbers that are kept: one for each layer, and no model has a thousand.
+pub const GGUF_LIST_KEPT_MAX: u64 = 1_024;
+/// The largest models have some 2,000.
+pub const GGUF_TENSORS_MAX: u64 = 262_144;
+
+/// Files that one model may be split into: each is asked for by itself, and the largest known have some 50.
+pub const MODEL_PARTS_MAX: u32 = 500;
+/// From the hub to where the bytes lie there are two; more than ten is a loop.
+pub const HUB_REDIRECTS_MAX: usize = 10;
+/// The list of a repository's files, which is only read to name those that were meant.
+pub const HUB_LIST_LEN_MAX: u64 = 8 * MIB;
+/// How many of them a message names.
+pub const HUB_NAMES_SHOWN: usize = 5;
+/// What must have come before a cut connection counts as progress, and the patience with the hub begins anew.
+pub const HUB_PROGRESS_MIN: u64 = MIB;

@@ -13,6 +13,7 @@ mod compute;
 mod dialect;
 #[cfg(feature = "llama")]
 mod engine;
+pub mod fetch;
 #[cfg(feature = "llama")]
 mod forms;
 mod gguf;

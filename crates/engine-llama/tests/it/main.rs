@@ -1,7 +1,15 @@
-//! The engine as a whole: real sockets and real inference, with a model whose words make no sense.
+//! The engine as a whole: real sockets and real inference, with a model whose words make no sense; and what it fetches.
+#![cfg(test)]
 
+#[cfg(feature = "llama")]
 mod chats;
+#[cfg(feature = "llama")]
 mod damage;
+#[cfg(feature = "llama")]
 mod embeddings;
+mod fetch;
+#[cfg(feature = "llama")]
 mod gguf;
+#[cfg(feature = "llama")]
 mod harness;
+mod hub;
