@@ -1,272 +1,182 @@
-//! The head of a GGUF file, read before llama.cpp sees it: what is damaged is told in words, and what memory it needs is
-//! known before anything is loaded.
+//! What a GGUF file says of itself: its metadata and which tensors lie where. Read before llama.cpp sees the file, so
+//! that one that is cut off, damaged or no GGUF at all is refused with a sentence, and memory is estimated from figures.
 //!
-//! From the format's description (`docs/gguf.md` in ggml-org/ggml), versions 2 and 3, little-endian. Everything is bounded:
-//! the file comes from anybody.
+//! Guarantees: no byte of the file is trusted. Every length is held against the length of the file and against a limit
+//! before memory is taken for it; what llama.cpp refuses in a header is refused here too, in its order. Deliberately
+//! absent: the weights, the tokens of the vocabulary (only their count), and files of big-endian machines.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, BufReader, Read as _};
-use std::path::Path;
-
-/// Vocabularies have up to some hundred thousand.
-const ENTRIES_MAX: u64 = 16 * 1024 * 1024;
-const TEXT_LEN_MAX: u64 = 16 * 1024 * 1024;
-const TENSORS_MAX: u64 = 1024 * 1024;
-const PAIRS_MAX: u64 = 64 * 1024;
-const DIMENSIONS_MAX: u32 = 4;
-/// Lists up to this length are kept, such as one number for each layer.
-const LIST_KEPT_MAX: u64 = 1_024;
-
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum GgufError {
-    #[error("failed to read the model: {0}")]
-    Io(#[from] io::Error),
-    #[error("it is no GGUF file: it begins with {0:02x?}")]
-    NoGguf([u8; 4]),
-    #[error("its GGUF version is {0}, and 2 and 3 are known")]
-    Version(u32),
-    #[error("it ends in the middle of its head: it was cut, or not downloaded to its end")]
-    Cut,
-    #[error("its head is damaged: {0}")]
-    Damaged(&'static str),
-    #[error(
-        "it has {has} bytes, and its tensors need {needs}: it was cut, or not downloaded to its end"
-    )]
-    Short { has: u64, needs: u64 },
-}
-
-#[derive(Debug, Clone, PartialEq)]
-enum Member {
-    Number(u64),
-    Text(String),
-    Numbers(Vec<u64>),
-}
-
-/// What the head says.
-#[derive(Debug)]
-pub(crate) struct Head {
-    members: HashMap<String, Member>,
-    pub(crate) file_len: u64,
-}
-
-impl Head {
-    pub(crate) fn read(path: &Path) -> Result<Self, GgufError> {
-        let file = File::open(path)?;
-        let file_len = file.metadata()?.len();
-        let mut reader = Reader { file: BufReader::new(file), at: 0, file_len };
-        let magic = reader.bytes::<4>()?;
-        if &magic != b"GGUF" {
-            return Err(GgufError::NoGguf(magic));
-        }
-        let version = reader.u32()?;
-        if version != 2 && version != 3 {
-            return Err(GgufError::Version(version));
-        }
-        let (tensors, pairs) = (reader.u64()?, reader.u64()?);
-        if tensors > TENSORS_MAX || pairs > PAIRS_MAX {
-            return Err(GgufError::Damaged("it counts more tensors or values than any model has"));
-        }
-        let mut members = HashMap::new();
-        for _ in 0..pairs {
-            let name = reader.text()?;
-            let kind = reader.u32()?;
-            if let Some(member) = reader.member(kind)? {
-                members.insert(name, member);
-            }
-        }
-        let head = Self { members, file_len };
-        let mut end = 0;
-        for _ in 0..tensors {
-            end = reader.tensor()?.max(end);
-        }
-        let alignment =
-            head.number("general.alignment").filter(|len| len.is_power_of_two()).unwrap_or(32);
-        let needs = reader.at.next_multiple_of(alignment).saturating_add(end);
-        if needs > file_len {
-            return Err(GgufError::Short { has: file_len, needs });
-        }
-        Ok(head)
-    }
-
-    pub(crate) fn number(&self, name: &str) -> Option<u64> {
-        match self.members.get(name)? {
-            Member::Number(number) => Some(*number),
-            Member::Text(_) | Member::Numbers(_) => None,
-        }
-    }
-
-    pub(crate) fn text(&self, name: &str) -> Option<&str> {
-        match self.members.get(name)? {
-            Member::Text(text) => Some(text),
-            Member::Number(_) | Member::Numbers(_) => None,
-        }
-    }
-
-    /// A value of the model's architecture.
-    pub(crate) fn own(&self, name: &str) -> Option<u64> {
-        self.number(&self.own_name(name)?)
-    }
-
-    /// The same, where it may differ from layer to layer.
-    pub(crate) fn own_sum(&self, name: &str, layers: u64) -> Option<u64> {
-        match self.members.get(&self.own_name(name)?)? {
-            Member::Number(number) => number.checked_mul(layers),
-            Member::Numbers(numbers) => numbers.iter().try_fold(0_u64, |sum, one| sum.checked_add(*one)),
-            Member::Text(_) => None,
-        }
-    }
-
-    fn own_name(&self, name: &str) -> Option<String> {
-        Some(format!("{}.{name}", self.text("general.architecture")?))
-    }
-}
-
-struct Reader {
-    file: BufReader<File>,
-    at: u64,
-    file_len: u64,
-}
-
-impl Reader {
-    fn bytes<const LEN: usize>(&mut self) -> Result<[u8; LEN], GgufError> {
-        let mut bytes = [0; LEN];
-        self.file.read_exact(&mut bytes).map_err(cut)?;
-        self.at += LEN as u64;
-        Ok(bytes)
-    }
-
-    fn u32(&mut self) -> Result<u32, GgufError> {
-        Ok(u32::from_le_bytes(self.bytes()?))
-    }
-
-    fn u64(&mut self) -> Result<u64, GgufError> {
-        Ok(u64::from_le_bytes(self.bytes()?))
-    }
-
-    fn skip(&mut self, len: u64) -> Result<(), GgufError> {
-        if len > self.file_len - self.at.min(self.file_len) {
-            return Err(GgufError::Cut);
-        }
-        let step = i64::try_from(len).map_err(|_| GgufError::Damaged("a length is beyond any file"))?;
-        self.file.seek_relative(step)?;
-        self.at += len;
-        Ok(())
-    }
-
-    fn text(&mut self) -> Result<String, GgufError> {
-        let len = self.u64()?;
-        if len > TEXT_LEN_MAX {
-            return Err(GgufError::Damaged("a text is longer than any text of a model"));
-        }
-        if len > self.file_len - self.at.min(self.file_len) {
-            return Err(GgufError::Cut);
-        }
-        let mut bytes = vec![0; len as usize];
-        self.file.read_exact(&mut bytes).map_err(cut)?;
-        self.at += len;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    }
-
-    /// A value by the number of its type; None for what is of no use here.
-    fn member(&mut self, kind: u32) -> Result<Option<Member>, GgufError> {
-        if kind == TEXT {
-            return Ok(Some(Member::Text(self.text()?)));
-        }
-        if kind != LIST {
-            return Ok(self.number(kind)?.map(Member::Number));
-        }
-        let (kind, count) = (self.u32()?, self.u64()?);
-        if count > ENTRIES_MAX {
-            return Err(GgufError::Damaged("a list is longer than any vocabulary"));
-        }
-        if kind == TEXT {
-            for _ in 0..count {
-                let len = self.u64()?;
-                self.skip(len)?;
-            }
-            // Of a vocabulary it is the size that counts here.
-            return Ok(Some(Member::Number(count)));
-        }
-        if count > LIST_KEPT_MAX {
-            self.skip(count * width(kind)?)?;
-            return Ok(None);
-        }
-        let numbers: Vec<Option<u64>> =
-            (0..count).map(|_| self.number(kind)).collect::<Result<_, _>>()?;
-        Ok(numbers.into_iter().collect::<Option<_>>().map(Member::Numbers))
-    }
-
-    /// None for a fraction or a negative number.
-    fn number(&mut self, kind: u32) -> Result<Option<u64>, GgufError> {
-        let width = width(kind)?;
-        let mut bytes = [0; 8];
-        self.file.read_exact(&mut bytes[..width as usize]).map_err(cut)?;
-        self.at += width;
-        let number = u64::from_le_bytes(bytes);
-        let is_signed = matches!(kind, 1 | 3 | 5 | 11);
-        let is_negative = is_signed && number >> (width * 8 - 1) == 1;
-        Ok((!is_negative && kind != F32 && kind != F64).then_some(number))
-    }
-
-    /// Where the tensor ends, counted from the first; as far as it is known how its type is stored.
-    fn tensor(&mut self) -> Result<u64, GgufError> {
-        self.text()?;
-        let dimensions = self.u32()?;
-        if dimensions > DIMENSIONS_MAX {
-            return Err(GgufError::Damaged("a tensor has more than 4 dimensions"));
-        }
-        let mut count: u64 = 1;
-        for _ in 0..dimensions {
-            count = count
-                .checked_mul(self.u64()?)
-                .ok_or(GgufError::Damaged("a tensor is beyond any file"))?;
-        }
-        let (kind, offset) = (self.u32()?, self.u64()?);
-        let beyond = GgufError::Damaged("a tensor is beyond any file");
-        let len = stored_as(kind).map_or(Some(0), |(block, len)| (count / block).checked_mul(len));
-        let Some(len) = len else { return Err(beyond) };
-        offset.checked_add(len).ok_or(beyond)
-    }
-}
-
-const F32: u32 = 6;
-const TEXT: u32 = 8;
-const LIST: u32 = 9;
-const F64: u32 = 12;
-
-fn width(kind: u32) -> Result<u64, GgufError> {
-    match kind {
-        0 | 1 | 7 => Ok(1),
-        2 | 3 => Ok(2),
-        4 | 5 | F32 => Ok(4),
-        10 | 11 | F64 => Ok(8),
-        _ => Err(GgufError::Damaged("a value has a type that does not exist")),
-    }
-}
-
-/// Values of one block and its bytes, for the types whose numbers are fixed since long (`ggml.h`).
-const fn stored_as(kind: u32) -> Option<(u64, u64)> {
-    match kind {
-        0 | 26 => Some((1, 4)),
-        1 | 25 | 30 => Some((1, 2)),
-        2 => Some((32, 18)),
-        3 => Some((32, 20)),
-        6 => Some((32, 22)),
-        7 => Some((32, 24)),
-        8 => Some((32, 34)),
-        10 => Some((256, 84)),
-        11 => Some((256, 110)),
-        12 => Some((256, 144)),
-        13 => Some((256, 176)),
-        14 => Some((256, 210)),
-        _ => None,
-    }
-}
-
-fn cut(error: io::Error) -> GgufError {
-    if error.kind() == io::ErrorKind::UnexpectedEof { GgufError::Cut } else { GgufError::Io(error) }
-}
+mod error;
+mod model;
+mod reader;
+mod tensor;
+mod value;
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use overnight_domain::limits::{
+    GGUF_HEADER_LEN_MAX, GGUF_KEPT_LEN_MAX, GGUF_KEY_LEN_MAX, GGUF_KEYS_MAX, GGUF_TENSORS_MAX,
+};
+
+pub use error::{Flaw, GgufError};
+pub use model::{ModelFiles, Shape};
+pub use tensor::{Tensor, TensorKind};
+pub use value::Value;
+
+use reader::Reader;
+use value::ValueKind;
+
+/// Where the format has nothing else to say about it.
+const ALIGNMENT: u64 = 32;
+/// The shortest that a pair and a tensor can be: what a count must fit into what is left of the file with.
+const PAIR_LEN_MIN: u64 = 8 + 1 + 4 + 1;
+const TENSOR_LEN_MIN: u64 = 8 + 4 + 4 + 8;
+/// Room for a key and a value in the map, beside their bytes.
+const PAIR_OVERHEAD: u64 = 96;
+
+/// The head of one file.
+#[derive(Debug, Clone)]
+pub struct Gguf {
+    pub version: u32,
+    pub metadata: BTreeMap<String, Value>,
+    pub tensors: Vec<Tensor>,
+    /// Where the first tensor's bytes begin.
+    pub data_start: u64,
+    /// Bytes of all tensors together.
+    pub weights_len: u64,
+}
+
+impl Gguf {
+    pub fn open(path: &Path) -> Result<Self, GgufError> {
+        let read = || {
+            let file = File::open(path).map_err(Flaw::Read)?;
+            let found = file.metadata().map_err(Flaw::Read)?;
+            if !found.is_file() {
+                return Err(Flaw::NoFile);
+            }
+            Self::read(&mut BufReader::with_capacity(256 << 10, file), found.len())
+        };
+        read().map_err(|flaw| GgufError { path: path.to_owned(), flaw })
+    }
+
+    /// `len`: of the whole file, the weights too.
+    pub fn read(source: &mut dyn BufRead, len: u64) -> Result<Self, Flaw> {
+        let mut reader = Reader::new(source, len.min(GGUF_HEADER_LEN_MAX), len);
+        let version = read_version(&mut reader)?;
+        let tensor_count = reader.count("tensors", GGUF_TENSORS_MAX, TENSOR_LEN_MIN)?;
+        let pair_count = reader.count("pairs of metadata", GGUF_KEYS_MAX, PAIR_LEN_MIN)?;
+        let metadata = read_metadata(&mut reader, pair_count)?;
+        let alignment = alignment(&metadata)?;
+        let tensors = read_tensors(&mut reader, tensor_count)?;
+        let data_start = reader.at().next_multiple_of(alignment);
+        let weights_len = check_places(&tensors, alignment, data_start, len)?;
+        Ok(Self { version, metadata, tensors, data_start, weights_len })
+    }
+
+    /// A number of the metadata, whichever integer type the writer took for it.
+    pub fn number(&self, key: &str) -> Option<u64> {
+        self.metadata.get(key)?.number()
+    }
+
+    pub fn text(&self, key: &str) -> Option<&str> {
+        match self.metadata.get(key)? {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+fn read_version(reader: &mut Reader<'_>) -> Result<u32, Flaw> {
+    let magic = reader.magic()?;
+    if &magic != b"GGUF" {
+        return Err(Flaw::NotGguf(error::resemblance(magic)));
+    }
+    let version = reader.u32()?;
+    match version {
+        2 | 3 => Ok(version),
+        1 => Err(Flaw::Version(1)),
+        // The bytes of a small number, read from the wrong end.
+        1.. if version.trailing_zeros() >= 16 => Err(Flaw::BigEndian),
+        _ => Err(Flaw::Version(version)),
+    }
+}
+
+fn read_metadata(reader: &mut Reader<'_>, count: u64) -> Result<BTreeMap<String, Value>, Flaw> {
+    let mut metadata = BTreeMap::new();
+    let mut room = GGUF_KEPT_LEN_MAX;
+    for _ in 0..count {
+        let key = reader.text("a key", GGUF_KEY_LEN_MAX)?;
+        if key.is_empty() {
+            return Err(Flaw::Broken("a key of the metadata is empty".to_owned()));
+        }
+        let value = value::read(reader, &key)?;
+        let kept = key.len() as u64 + value.kept_len() + PAIR_OVERHEAD;
+        room = room.checked_sub(kept).ok_or_else(|| {
+            Flaw::Broken(format!("its metadata is longer than {GGUF_KEPT_LEN_MAX} bytes without lists"))
+        })?;
+        if metadata.contains_key(&key) {
+            return Err(Flaw::Broken(format!("the key {} is there twice", error::shown(&key))));
+        }
+        metadata.insert(key, value);
+    }
+    Ok(metadata)
+}
+
+fn alignment(metadata: &BTreeMap<String, Value>) -> Result<u64, Flaw> {
+    match metadata.get("general.alignment") {
+        None => Ok(ALIGNMENT),
+        Some(Value::Unsigned(alignment, ValueKind::U32)) if alignment.is_power_of_two() => {
+            Ok(*alignment)
+        }
+        Some(other) => {
+            Err(Flaw::Broken(format!("`general.alignment` is {other}, not a power of two of 32 bits")))
+        }
+    }
+}
+
+fn read_tensors(reader: &mut Reader<'_>, count: u64) -> Result<Vec<Tensor>, Flaw> {
+    let mut tensors = Vec::new();
+    let mut names = HashSet::new();
+    for _ in 0..count {
+        let tensor = tensor::read(reader)?;
+        if !names.insert(tensor.name.clone()) {
+            let name = error::shown(&tensor.name);
+            return Err(Flaw::Broken(format!("the tensor {name} is there twice")));
+        }
+        tensors.push(tensor);
+    }
+    Ok(tensors)
+}
+
+/// The tensors lie one behind the other, and all of them in the file: what an interrupted download leaves out is seen
+/// here.
+fn check_places(tensors: &[Tensor], alignment: u64, start: u64, len: u64) -> Result<u64, Flaw> {
+    let (mut expected, mut weights_len) = (0u64, 0u64);
+    for tensor in tensors {
+        let too_far = || {
+            let name = error::shown(&tensor.name);
+            Flaw::Broken(format!("the tensor {name} does not lie where the one before it ends"))
+        };
+        if tensor.offset != expected {
+            return Err(too_far());
+        }
+        let end = expected.checked_add(tensor.len).ok_or_else(too_far)?;
+        expected = end.checked_next_multiple_of(alignment).ok_or_else(too_far)?;
+        let needed = start.checked_add(end).ok_or_else(too_far)?;
+        if needed > len {
+            let whole = tensors.iter().fold(start, |sum, tensor| {
+                sum.saturating_add(tensor.len.checked_next_multiple_of(alignment).unwrap_or(u64::MAX))
+            });
+            return Err(Flaw::Cut { len, needed: whole.max(needed) });
+        }
+        weights_len += tensor.len;
+    }
+    Ok(weights_len)
+}

@@ -16,7 +16,7 @@ mod engine;
 pub mod fetch;
 #[cfg(feature = "llama")]
 mod forms;
-mod gguf;
+pub mod gguf;
 #[cfg(feature = "llama")]
 mod llama;
 mod machine;

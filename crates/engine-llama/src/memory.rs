@@ -1,6 +1,6 @@
 //! What a model needs of the machine, estimated before it is loaded, and what is made of the memory that there is.
 
-use crate::gguf::Head;
+use crate::gguf::ModelFiles;
 use crate::schedule::{Layout, UNIFIED_SEQUENCES_MAX};
 
 /// The longest prompt with its answer, where nobody says otherwise: long enough for documents, and room for several.
@@ -68,32 +68,28 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of(head: &Head) -> Self {
-        let layers = head.own("block_count").unwrap_or(0).min(4_096);
-        let width = head.own("embedding_length").unwrap_or(0).min(1 << 20);
-        let heads = head.own_sum("attention.head_count", 1).unwrap_or(1).max(1);
-        let head_len = width / heads;
-        let key_len = head.own("attention.key_length").unwrap_or(head_len).min(1 << 16);
-        let value_len = head.own("attention.value_length").unwrap_or(head_len).min(1 << 16);
-        let all_heads = layers.saturating_mul(heads);
-        let kv_heads = head.own_sum("attention.head_count_kv", layers).unwrap_or(all_heads).min(1 << 24);
+    fn of(model: &ModelFiles) -> Self {
+        let shape = &model.shape;
         // Keys and values are kept with 2 bytes each.
-        let cell = kv_heads * (key_len + value_len) * 2;
-        let inner = head.own_sum("feed_forward_length", 1).unwrap_or(width * 4).min(1 << 24);
-        let vocabulary = head.number("tokenizer.ggml.tokens").unwrap_or(0).min(1 << 24);
+        let cell = shape.cells_len(1, 2);
+        let width = shape.embedding_len;
+        let inner = shape.feed_forward_len.unwrap_or(width.saturating_mul(4)).max(width);
+        let row = shape.vocabulary_len.unwrap_or(0).saturating_add(inner.saturating_mul(4));
         // Logits of every row, and the widest layer a few times over.
-        let buffers = FIXED_BYTES + PIECE_ROWS * 4 * (vocabulary + 4 * inner.max(width));
-        let trained_len = head.own("context_length").and_then(|len| u32::try_from(len).ok());
-        Self { weights: head.file_len, cell, buffers, trained_len: trained_len.unwrap_or(CONTEXT_LEN) }
+        let buffers = row.saturating_mul(PIECE_ROWS * 4).saturating_add(FIXED_BYTES);
+        let trained_len = shape.context_len.and_then(|len| u32::try_from(len).ok());
+        let weights = model.weights_len;
+        Self { weights, cell, buffers, trained_len: trained_len.unwrap_or(CONTEXT_LEN) }
     }
 
     fn cells(&self, slots: u32, context_len: u32) -> u64 {
         // One more sequence holds the common beginning.
-        self.cell * u64::from(slots + 1) * u64::from(context_len.next_multiple_of(CELLS_STEP))
+        let cells = u64::from(slots + 1) * u64::from(context_len.next_multiple_of(CELLS_STEP));
+        self.cell.saturating_mul(cells)
     }
 
     fn needs(&self, slots: u32, context_len: u32) -> u64 {
-        self.weights + self.buffers + self.cells(slots, context_len)
+        self.weights.saturating_add(self.buffers).saturating_add(self.cells(slots, context_len))
     }
 
     fn plan(self, wishes: Wishes, available: Option<u64>) -> Result<Plan, NoRoom> {
@@ -132,8 +128,8 @@ impl Sizes {
 }
 
 /// What suits the model, the wishes and the memory; `available` is what the machine has left, where that is known.
-pub(crate) fn plan(head: &Head, wishes: Wishes, available: Option<u64>) -> Result<Plan, NoRoom> {
-    Sizes::of(head).plan(wishes, available)
+pub(crate) fn plan(model: &ModelFiles, wishes: Wishes, available: Option<u64>) -> Result<Plan, NoRoom> {
+    Sizes::of(model).plan(wishes, available)
 }
 
 fn shown(bytes: u64) -> String {

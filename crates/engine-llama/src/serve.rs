@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::compute::{self, Load, Resources};
 use crate::engine::{Engine, ORDERS_MAX, Ready};
-use crate::gguf::Head;
+use crate::gguf::ModelFiles;
 use crate::llama::Model;
 use crate::machine;
 use crate::memory::{self, Plan, Wishes};
@@ -57,11 +57,10 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> anyhow::
     let processor = machine::check_processor().map_err(anyhow::Error::msg)?;
     machine::offer_to_oom_killer();
     let path = options.model.display();
-    let head =
-        Head::read(&options.model).with_context(|| format!("the model `{path}` cannot be used"))?;
+    let model_files = ModelFiles::open(&options.model)?;
     let wishes =
         Wishes { context_len: options.context_len, slots: options.slots, bytes: options.memory_bytes };
-    let plan = memory::plan(&head, wishes, machine::available_memory())
+    let plan = memory::plan(&model_files, wishes, machine::available_memory())
         .with_context(|| format!("there is no room for the model `{path}`"))?;
     let threads = options.threads.unwrap_or_else(machine::threads).max(1);
     tracing::info!(
@@ -80,7 +79,7 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> anyhow::
     let ready = async {
         if let Ok(model) = loaded.await {
             // Encoders say how they are pooled and have no causal attention.
-            let generates = head.own("attention.causal") != Some(0);
+            let generates = model_files.shape.is_causal;
             engine.set_ready(Ready::new(model, plan, generates));
             tracing::info!(model = &*engine.name, "ready");
         }

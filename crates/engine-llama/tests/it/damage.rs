@@ -19,19 +19,19 @@ async fn damaged_files_are_refused_in_words() {
         let len = std::fs::metadata(path).unwrap().len();
         std::fs::File::options().write(true).open(path).unwrap().set_len(len / 2).unwrap();
     };
-    assert!(error_of(cut, None).await.contains("it was cut"));
+    assert!(error_of(cut, None).await.contains("it is not whole"));
     let zip = |path: &std::path::Path| std::fs::write(path, "PK\x03\x04 a zip").unwrap();
     assert!(error_of(zip, None).await.contains("no GGUF file"));
     let gone = |path: &std::path::Path| std::fs::remove_file(path).unwrap();
     assert!(error_of(gone, None).await.contains("random.gguf"));
-    // The head is whole, and what it says is nothing that llama.cpp knows.
+    // The head is whole, and lacks what belongs to its architecture.
     let strange = |path: &std::path::Path| {
         let mut bytes = std::fs::read(path).unwrap();
         let at = bytes.windows(5).position(|window| window == b"llama").unwrap();
         bytes[at..at + 5].copy_from_slice(b"lemma");
         std::fs::write(path, bytes).unwrap();
     };
-    assert!(error_of(strange, None).await.contains("failed to load the model"));
+    assert!(error_of(strange, None).await.contains("`lemma.block_count`"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
