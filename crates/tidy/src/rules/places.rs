@@ -15,7 +15,7 @@ const PLACES: [&str; 5] = [
 pub(crate) fn check(path: &str, text: &str, violations: &mut Vec<Violation>) {
     for place in PLACES {
         for (offset, _) in text.match_indices(place) {
-            // `framework/work/a` and `https://host/work/` are no places of a machine.
+            // A folder further down, or a path behind a host, is no place of a machine.
             let starts = !text[..offset]
                 .ends_with(|c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '}'));
             if starts {
