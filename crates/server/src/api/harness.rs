@@ -73,6 +73,18 @@ impl Harness {
         Self::with(|_| {})
     }
 
+    /// One that asks everybody for a key.
+    pub(super) fn guarded() -> Self {
+        Self::with(|config| {
+            config.server.keys = vec![crate::config::KeyConfig {
+                name: "ci".to_owned(),
+                tenant: overnight_domain::ids::TenantId::default(),
+                value: crate::config::Secret::new("sk-0"),
+                admin: true,
+            }];
+        })
+    }
+
     pub(super) fn with(change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = config(&folder);

@@ -261,14 +261,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_restarts_and_routes_needs_no_key() {
-        let harness = Harness::with(|config| {
-            config.server.keys = vec![crate::config::KeyConfig {
-                name: "ci".to_owned(),
-                tenant: overnight_domain::ids::TenantId::default(),
-                value: crate::config::Secret::new("sk-0"),
-                admin: true,
-            }];
-        });
+        let harness = Harness::guarded();
         assert_eq!(harness.get("/health/live").await.ok()["status"], "live");
         assert_eq!(harness.get("/health/ready").await.ok()["status"], "ready");
         harness.get("/health").await.refused(401);

@@ -16,14 +16,7 @@ async fn ask(harness: &Harness, method: Method, path: &str, headers: &[(&'static
 
 #[tokio::test]
 async fn the_page_and_its_parts_are_there_without_a_key() {
-    let harness = Harness::with(|config| {
-        config.server.keys = vec![crate::config::KeyConfig {
-            name: "ci".to_owned(),
-            tenant: overnight_domain::ids::TenantId::default(),
-            value: crate::config::Secret::new("sk-0"),
-            admin: true,
-        }];
-    });
+    let harness = Harness::guarded();
     let index = harness.get("/").await;
     assert_eq!(index.status, 200);
     assert_eq!(index.headers[CONTENT_TYPE], "text/html; charset=utf-8");
