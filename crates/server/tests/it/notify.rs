@@ -187,8 +187,9 @@ fn silence_and_an_outage_are_told_once() {
     assert_eq!(messages[1]["title"], "No engine is up: 1 batch waits");
     assert_eq!(messages[1]["endpoints"][0]["name"], "sim");
 
-    // It comes back for more than a look, and a second outage is news again.
-    server.engine.set_script(script(Duration::from_millis(1_500)));
+    // It comes back for so long that two looks, a second apart, lie more than `no_endpoint_after` apart whatever the
+    // moment of the first; then a second outage is news again.
+    server.engine.set_script(script(Duration::from_millis(3_500)));
     server.engine.restart();
     server.wait_for_end_of(&silent);
     server.engine.crash();
