@@ -195,6 +195,8 @@ fn silence_and_an_outage_are_told_once() {
     server.engine.crash();
     let waiting = small_batch(&server);
     wait(&server, "another outage", || receiver.messages().len() == 4 && diary.messages().len() == 4);
+    // At once: this batch has not been silent yet, and must not become so while it waits for answers.
+    server.engine.set_script(Script::default());
     server.engine.restart();
     server.wait_for_end_of(&waiting);
     wait_for_both(&server, &receiver, &diary, ("batch_ended", &waiting));
