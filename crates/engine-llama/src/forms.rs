@@ -13,9 +13,11 @@ use crate::refusal::{self, Refusal};
 /// A batch has a handful of schemas; whoever has more compiles them again.
 const FORMS_MAX: usize = 256;
 
-/// By the schema's text and whether it may be a choice among texts.
+/// The schema's text and whether it may be a choice among texts.
+type Key = (Box<str>, bool);
+
 #[derive(Default)]
-pub(crate) struct Forms(Mutex<HashMap<(Box<str>, bool), Result<Form, Refusal>>>);
+pub(crate) struct Forms(Mutex<HashMap<Key, Result<Form, Refusal>>>);
 
 impl Forms {
     /// `takes_choices`: the sampling asks for nothing that a choice among texts would not honour.

@@ -38,13 +38,16 @@ pub(super) struct Talk {
     draws: u64,
 }
 
+/// Whoever waits for a talk that cannot begin, and why.
+pub(super) type Unbegun = (mpsc::Sender<Said>, String);
+
 impl Talk {
     /// The talk, and the tokens to begin with: the prompt, and what must follow it.
     pub(super) fn new(
         model: &Model,
         generation: Generation,
         said: mpsc::Sender<Said>,
-    ) -> Result<(Self, Arc<[Token]>), (mpsc::Sender<Said>, String)> {
+    ) -> Result<(Self, Arc<[Token]>), Unbegun> {
         let chooser = match model.chooser(&generation.sampling, &generation.form) {
             Ok(chooser) => chooser,
             Err(what) => return Err((said, what)),

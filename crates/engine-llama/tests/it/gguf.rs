@@ -52,13 +52,17 @@ fn member(bytes: &mut Vec<u8>, name: &str, member: &Member<'_>) {
             kind(bytes, 9);
             kind(bytes, 8);
             bytes.extend((values.len() as u64).to_le_bytes());
-            values.iter().for_each(|value| text(bytes, value));
+            for value in values {
+                text(bytes, value);
+            }
         }
         Member::Numbers(values) => {
             kind(bytes, 9);
             kind(bytes, 5);
             bytes.extend((values.len() as u64).to_le_bytes());
-            values.iter().for_each(|value| bytes.extend(value.to_le_bytes()));
+            for value in values {
+                bytes.extend(value.to_le_bytes());
+            }
         }
     }
 }
@@ -150,12 +154,16 @@ pub(crate) fn write(path: &Path, context_len: u32) {
     bytes.extend(3_u32.to_le_bytes());
     bytes.extend((tensors.len() as u64).to_le_bytes());
     bytes.extend((members.len() as u64).to_le_bytes());
-    members.iter().for_each(|(name, value)| member(&mut bytes, name, value));
+    for (name, value) in members {
+        member(&mut bytes, name, &value);
+    }
     let mut offset = 0_u64;
     for (name, shape) in &tensors {
         text(&mut bytes, name);
         bytes.extend((shape.len() as u32).to_le_bytes());
-        shape.iter().for_each(|len| bytes.extend(len.to_le_bytes()));
+        for len in shape {
+            bytes.extend(len.to_le_bytes());
+        }
         bytes.extend(0_u32.to_le_bytes());
         bytes.extend(offset.to_le_bytes());
         offset += (shape.iter().product::<u64>() * 4).next_multiple_of(32);

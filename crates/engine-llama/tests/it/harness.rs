@@ -76,6 +76,7 @@ impl Engine {
         let folder = tempfile::tempdir().unwrap();
         let options = options(folder.path(), context_len, slots);
         let (stop, stopped) = oneshot::channel::<()>();
+        #[expect(clippy::disallowed_methods, reason = "the runtime of the test ends it")]
         let served = tokio::spawn(serve(options, async move {
             // A dropped sender stops it as well.
             let _ = stopped.await;
@@ -84,9 +85,11 @@ impl Engine {
         let mut engine = Self { socket, stop: Some(stop), served, _folder: folder };
         tokio::time::timeout(PATIENCE, async {
             loop {
-                if engine.served.is_finished() {
-                    panic!("the engine ended: {:?}", (&mut engine.served).await);
-                }
+                assert!(
+                    !engine.served.is_finished(),
+                    "the engine ended: {:?}",
+                    (&mut engine.served).await
+                );
                 if engine.socket.exists() && engine.get("/health").await.status == 200 {
                     return;
                 }
@@ -146,6 +149,7 @@ impl Engine {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "a `json!` where it is called")]
 pub(crate) fn chat(message: &str, more: Value) -> Value {
     let mut body = json!({"model": "random", "messages": [{"role": "user", "content": message}]});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
