@@ -54,7 +54,7 @@ const STEP_WITHIN: Duration = Duration::from_secs(2);
 /// A step is not made smaller than this.
 const STEP_LEN_MIN: usize = 32;
 
-/// Computes until nobody can order any more.
+/// Computes until it is to stop, or nobody can order any more.
 pub(crate) fn run(
     model: &Model,
     resources: Resources,
@@ -88,6 +88,7 @@ struct Computing<'model> {
     load: Arc<Load>,
     /// Seconds for one row, averaged.
     row_seconds: f64,
+    is_stopped: bool,
 }
 
 impl<'model> Computing<'model> {
@@ -107,10 +108,11 @@ impl<'model> Computing<'model> {
             embeddings: Embeddings::new(model, resources),
             load: load.clone(),
             row_seconds: 0.0,
+            is_stopped: false,
         })
     }
 
-    /// Takes all orders that are there, and waits for one when there is nothing else to do. False: nobody orders.
+    /// Takes all orders that are there, and waits for one when there is nothing else to do. False: it is to end.
     fn take_orders(&mut self, orders: &mut mpsc::Receiver<Order>) -> bool {
         self.publish();
         if self.schedule.is_idle() && self.embeddings.is_idle() && self.endings.is_empty() {
@@ -122,8 +124,8 @@ impl<'model> Computing<'model> {
         loop {
             match orders.try_recv() {
                 Ok(order) => self.take(order),
-                Err(TryRecvError::Empty) => return true,
-                Err(TryRecvError::Disconnected) => return !self.schedule.is_idle(),
+                Err(TryRecvError::Empty) => return !self.is_stopped,
+                Err(TryRecvError::Disconnected) => return !self.is_stopped && !self.schedule.is_idle(),
             }
         }
     }
@@ -143,6 +145,7 @@ impl<'model> Computing<'model> {
                 Err((said, what)) => self.endings.push((said, vec![Said::Failed(what)])),
             },
             Order::Embed(id, inputs, reply) => self.embeddings.ask(id, inputs, reply),
+            Order::Stop => self.is_stopped = true,
             Order::Forget(id) => {
                 self.schedule.forget(id);
                 self.talks.remove(&id);

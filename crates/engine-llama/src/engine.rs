@@ -121,6 +121,12 @@ impl Engine {
         embedded.map_err(|what| refusal::failed(&what))
     }
 
+    /// The computing is to end with its step; nothing that is asked from now on is answered.
+    pub(crate) async fn stop(&self) {
+        // Where nobody takes orders it has ended.
+        let _ = self.order(Order::Stop).await;
+    }
+
     async fn order(&self, order: Order) -> Result<(), Refusal> {
         self.orders.send(order).await.map_err(|_| gone())
     }

@@ -74,6 +74,8 @@ pub(crate) enum Order {
     Embed(QuestionId, Vec<Arc<[Token]>>, mpsc::Sender<Embedded>),
     /// Nobody listens any more.
     Forget(QuestionId),
+    /// The process is about to end.
+    Stop,
 }
 
 /// What comes back of a generation, in this order: any number of pieces, then one end.

@@ -51,31 +51,33 @@ const STALL_LEAST: Duration = Duration::from_secs(20);
 /// And neither is one that takes so many times what the last one took.
 const STALL_FACTOR: u32 = 10;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Most steps end within 2 s; a model that is being loaded may take longer, and is not waited for.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// Serves until `stop`, or until the computing fails.
 pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     let processor = machine::check_processor().map_err(anyhow::Error::msg)?;
     machine::offer_to_oom_killer();
-    let path = options.model.display();
     let model_files = ModelFiles::open(&options.model)?;
     let wishes =
         Wishes { context_len: options.context_len, slots: options.slots, bytes: options.memory_bytes };
     let plan = memory::plan(&model_files, wishes, machine::available_memory())
-        .with_context(|| format!("there is no room for the model `{path}`"))?;
+        .with_context(|| format!("there is no room for the model `{}`", options.name))?;
     let threads = options.threads.unwrap_or_else(machine::threads).max(1);
     tracing::info!(
         processor,
         threads,
         slots = plan.streams.sequences,
         context = plan.streams.sequence_len,
-        "loading `{path}`, which will need about {} MiB",
+        "loading `{}`, which will need about {} MiB",
+        options.name,
         plan.bytes / 1_048_576
     );
     let (orders, taken) = mpsc::channel(ORDERS_MAX);
     let engine = Arc::new(Engine::new(options.name.as_str().into(), options.now, orders));
-    let served = listen(&options.place, Arc::clone(&engine)).await?;
+    let (served, _socket) = listen(&options.place, Arc::clone(&engine)).await?;
     let computing = Computing { options, plan, threads, load: Arc::clone(&engine.load) };
-    let (loaded, ended) = computing.start(taken)?;
+    let (loaded, mut ended) = computing.start(taken)?;
     let ready = async {
         if let Ok(model) = loaded.await {
             // Encoders say how they are pooled and have no causal attention.
@@ -87,15 +89,23 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> anyhow::
     };
     tokio::select! {
         served = served => served.context("the socket failed"),
-        ended = ended => ended.unwrap_or_else(|_| bail!("the computing thread died")),
+        ended = &mut ended => ended.unwrap_or_else(|_| bail!("the computing thread died")),
         stalled = ready => Err(stalled),
-        () = stop => Ok(()),
+        () = stop => {
+            // llama.cpp's own statics are taken down with the process: whoever still computes then crashes it.
+            let stopped = async { engine.stop().await; ended.await };
+            match tokio::time::timeout(STOP_WITHIN, stopped).await {
+                Ok(Ok(ended)) => ended,
+                Ok(Err(_)) => bail!("the computing thread died"),
+                Err(_) => Ok(()),
+            }
+        }
     }
 }
 
 type Served = std::pin::Pin<Box<dyn Future<Output = std::io::Result<()>> + Send>>;
 
-async fn listen(place: &Place, engine: Arc<Engine>) -> anyhow::Result<Served> {
+async fn listen(place: &Place, engine: Arc<Engine>) -> anyhow::Result<(Served, Option<Socket>)> {
     let app = router(engine);
     match place {
         Place::Address(address) => {
@@ -103,15 +113,26 @@ async fn listen(place: &Place, engine: Arc<Engine>) -> anyhow::Result<Served> {
                 .await
                 .with_context(|| format!("failed to listen on `{address}`"))?;
             tracing::info!("listening on http://{}", listener.local_addr()?);
-            Ok(Box::pin(async move { axum::serve(listener, app).await }))
+            Ok((Box::pin(async move { axum::serve(listener, app).await }), None))
         }
         Place::Socket(path) => {
             forget_stale(path).await?;
             let listener = UnixListener::bind(path)
                 .with_context(|| format!("failed to listen on `{}`", path.display()))?;
             tracing::info!("listening on {}", path.display());
-            Ok(Box::pin(async move { axum::serve(listener, app).await }))
+            let socket = Socket(path.clone());
+            Ok((Box::pin(async move { axum::serve(listener, app).await }), Some(socket)))
         }
+    }
+}
+
+/// The name of a socket of ours in the file system, which goes when we end.
+struct Socket(PathBuf);
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // One that stays is taken for stale by whoever comes next.
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 
