@@ -124,6 +124,11 @@ pub(crate) fn unknown_path(path: &str) -> Refusal {
     Refusal::new(404, "invalid_request_error", format!("Invalid URL ({})", shown(path)))
 }
 
+pub(crate) fn wrong_method(method: &str, path: &str) -> Refusal {
+    let message = format!("Invalid method for URL ({} {})", shown(method), shown(path));
+    Refusal::new(405, "invalid_request_error", message)
+}
+
 pub(crate) fn loading() -> Refusal {
     Refusal { code: Some("loading"), ..Refusal::new(503, "unavailable_error", "Loading model") }
 }

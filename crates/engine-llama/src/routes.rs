@@ -13,7 +13,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, StatusCode, Uri};
+use http::{HeaderValue, Method, StatusCode, Uri};
 use serde_json::{Value, json};
 
 use crate::dialect::chat::ChatAsked;
@@ -39,6 +39,7 @@ pub(crate) fn router(engine: Arc<Engine>) -> Router {
         .route("/v1/completions", post(completion))
         .route("/v1/embeddings", post(embeddings))
         .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_LEN_MAX))
         .with_state(engine)
 }
@@ -56,6 +57,10 @@ impl IntoResponse for Refusal {
 
 async fn unknown(uri: Uri) -> Refusal {
     refusal::unknown_path(uri.path())
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Refusal {
+    refusal::wrong_method(method.as_str(), uri.path())
 }
 
 async fn health(State(engine): Shared) -> Response {

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 #[error("failed to read the model `{}`: {flaw}", .path.display())]
 pub struct GgufError {
     pub path: PathBuf,
-    #[source]
     pub flaw: Flaw,
 }
 
@@ -16,7 +15,7 @@ pub struct GgufError {
 #[derive(Debug, thiserror::Error)]
 pub enum Flaw {
     #[error("{0}")]
-    Read(#[source] io::Error),
+    Read(io::Error),
     #[error("it is not a file; name the `.gguf` file itself")]
     NoFile,
     #[error("it is no GGUF file{0}")]
