@@ -10,6 +10,8 @@ mod choices;
 mod closed;
 #[cfg(feature = "llama")]
 mod compute;
+#[cfg(feature = "llama")]
+mod demo;
 mod dialect;
 #[cfg(feature = "llama")]
 mod engine;
@@ -34,5 +36,7 @@ mod speech;
 mod template;
 mod token;
 
+#[cfg(feature = "llama")]
+pub use demo::DemoModel;
 #[cfg(feature = "llama")]
 pub use serve::{Options, Place, serve};

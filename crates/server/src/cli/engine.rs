@@ -1,28 +1,36 @@
 //! `overnight engine`.
 
+#[cfg(feature = "llama")]
+mod model;
+#[cfg(feature = "llama")]
+mod start;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
 
-use super::Ending;
-use crate::config::Environment;
-
 /// Run the built-in engine: one model, spoken to in the OpenAI dialect
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It answers on /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /health and /metrics.
+It answers on /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /health, /metrics.
+
+A model of the Hugging Face hub (hf:) is fetched once, into the cache that the hub's other tools
+use; what an interruption leaves is gone on with. HF_HOME or HF_HUB_CACHE say where the cache is,
+HF_TOKEN who you are, HF_ENDPOINT which hub it is; with HF_HUB_OFFLINE=1 nobody is asked.
 
 Examples:
   overnight engine --model qwen.gguf
+  overnight engine --model hf:Qwen/Qwen3-4B-GGUF/Qwen3-4B-Q4_K_M.gguf
   overnight engine --model qwen.gguf --listen 127.0.0.1:9000 --context 16384 --slots 8
-  overnight serve --engine http://127.0.0.1:8643/v1
+  overnight engine --model demo                    a toy, to see it work
+  overnight serve                                  finds it at its usual address
 
 Exit codes: 0 stopped, 1 failure, 2 usage.")]
 pub(super) struct Engine {
-    /// The model: a GGUF file
-    #[arg(long, value_name = "FILE")]
-    model: PathBuf,
+    /// A GGUF file, hf:ORG/REPO[@REVISION]/FILE.gguf, or demo for the bundled toy
+    #[arg(long, value_name = "MODEL")]
+    model: String,
     /// What requests call the model [default: the name of its file]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -49,70 +57,14 @@ pub(super) struct Engine {
     memory: Option<u64>,
 }
 
+#[cfg(not(feature = "llama"))]
 impl Engine {
-    #[cfg(not(feature = "llama"))]
-    pub(super) fn run(self, _: &Environment) -> anyhow::Result<Ending> {
+    pub(super) fn run(self, _: &crate::config::Environment) -> anyhow::Result<super::Ending> {
         anyhow::bail!(
             "the built-in engine was left out of this build, so `{}` cannot be run: build it in with \
              `cargo build --release --features llama` (needs cmake, libclang and a C++ compiler), or use an engine \
              such as Ollama",
-            self.model.display()
+            self.model
         )
-    }
-
-    #[cfg(feature = "llama")]
-    pub(super) fn run(self, environment: &Environment) -> anyhow::Result<Ending> {
-        use anyhow::Context as _;
-
-        let filter = environment.get("OVERNIGHT_LOG").unwrap_or("warn,overnight_engine_llama=info");
-        super::serve::start_logging(filter)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(CONNECTION_THREADS)
-            .enable_all()
-            .build()
-            .context("failed to start the runtime")?;
-        let ended = runtime.block_on(overnight_engine_llama::serve(self.options(), stopped()));
-        runtime.shutdown_timeout(super::serve::THREADS_WITHIN);
-        ended?;
-        Ok(Ending::Answered)
-    }
-
-    #[cfg(feature = "llama")]
-    fn options(self) -> overnight_engine_llama::Options {
-        use overnight_engine_llama::{Options, Place};
-
-        let of_file = || self.model.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-        Options {
-            name: self.name.or_else(of_file).unwrap_or_else(|| "model".to_owned()),
-            model: self.model,
-            place: self.socket.map_or(Place::Address(self.listen), Place::Socket),
-            context_len: self.context,
-            slots: self.slots,
-            threads: self.threads,
-            gpu_layers: self.gpu_layers,
-            memory_bytes: self.memory.map(|mib| mib.saturating_mul(1024 * 1024)),
-            now: crate::clock::now,
-        }
-    }
-}
-
-/// Reading and writing is little beside computing.
-#[cfg(feature = "llama")]
-const CONNECTION_THREADS: usize = 2;
-
-/// The system asks us to stop, or a person does.
-#[cfg(feature = "llama")]
-async fn stopped() {
-    let terminated = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = terminated => {}
-        _ = tokio::signal::ctrl_c() => {}
     }
 }
