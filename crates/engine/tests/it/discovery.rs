@@ -15,7 +15,7 @@ async fn finds_who_answers_with_models_and_waits_for_nobody() {
     let website = Server::start([Act::Say(reply("200 OK", &[], "<html>"))]).await;
     let silent = Server::start([Act::SayAndHang(Vec::new())]).await;
     let ports = [silent.port(), closed_port().await, website.port(), engine.port(), second.port()];
-    let found = discover(&ports, Duration::from_millis(500)).await;
+    let found = discover(&ports, Duration::from_secs(3)).await;
     let told =
         |found: &Found| (found.name.clone(), found.url.clone(), found.facts.models[0].name.clone());
     let expected = |name: &str, port: u16| {

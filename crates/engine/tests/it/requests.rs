@@ -114,7 +114,7 @@ async fn a_probe_asks_only_whether_somebody_would_let_us_in() {
 async fn a_probe_of_a_silent_engine_ends() {
     let server = Server::start([Act::SayAndHang(Vec::new())]).await;
     let mut config = server.config();
-    config.probe_timeout = Duration::from_millis(50);
+    config.probe_timeout = Duration::from_millis(500);
     let fault = OpenAi::new(&config).unwrap().probe().await.unwrap_err();
     assert_eq!(fault.kind(), "request_timeout");
 }

@@ -16,8 +16,9 @@ use self::receiver::{Conduct, Receiver};
 use crate::harness::{PATIENCE, Server, Setup, input};
 
 const HOURS: Duration = Duration::from_secs(24 * 3_600);
-/// Between a signal and the end of a server that has nothing in flight but messages that nobody takes.
-const SOON: Duration = Duration::from_secs(10);
+/// For a server that has nothing to do but to tell who does not listen: a message is given up after 30 s, and one that
+/// waited for it would be later.
+const SOON: Duration = Duration::from_secs(25);
 
 /// A command that appends each message to a file, and that file.
 struct Diary(tempfile::TempDir);

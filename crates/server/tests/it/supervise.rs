@@ -61,10 +61,10 @@ fn wait_for_process(server: &Server, name: &str, is_there: impl Fn(&Value) -> bo
     }
 }
 
-fn wait_until(what: &str, longest: Duration, is_there: impl Fn() -> bool) {
+fn wait_until(what: &str, is_there: impl Fn() -> bool) {
     let started = Instant::now();
     while !is_there() {
-        assert!(started.elapsed() < longest, "not within {longest:?}: {what}");
+        assert!(started.elapsed() < PATIENCE, "not reached: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -157,7 +157,7 @@ fn an_engine_that_stalls_is_killed_and_started_again() {
     let batch = server.wait_for_end_of(&submit(&server, "one", 20));
     assert_eq!(batch["request_counts"]["completed"], 20, "{batch}");
     assert!(server.log().contains("stall_after"), "{}", server.log());
-    wait_for_process(&server, "one", |view| view["process"]["restarts"] == 1);
+    wait_for_process(&server, "one", |view| view["process"]["restarts"].as_u64() >= Some(1));
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn an_engine_that_never_gets_ready_is_given_up_with_its_last_lines() {
 
 #[test]
 fn a_start_that_takes_too_long_is_ended() {
-    let settings = "models = [\"one\"]\nready_within = \"500ms\"";
+    let settings = "models = [\"one\"]\nready_within = \"3s\"";
     let server = with_engines(engine::table("one", "sh -c 'echo 10 percent; sleep 1000'", settings));
     submit(&server, "one", 3);
     let starting = wait_for_process(&server, "one", |view| view["process"]["last_line"] == "10 percent");

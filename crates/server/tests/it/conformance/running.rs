@@ -230,7 +230,7 @@ fn input_refused() -> Vec<u8> {
 
 #[test]
 fn case_092_counts_only_grow_while_a_batch_runs() {
-    let latency = Latency::Range(Duration::from_millis(5), Duration::from_millis(30));
+    let latency = Latency::Range(Duration::from_millis(10), Duration::from_millis(80));
     let server = with_script(Script { latency, ..Script::default() });
     let prompt = |at: usize| {
         if at.is_multiple_of(7) { format!("{at} [[sim:status=400]]") } else { at.to_string() }
@@ -248,7 +248,7 @@ fn case_092_counts_only_grow_while_a_batch_runs() {
         seen.insert(completed + failed);
     });
     assert_eq!(counts(&batch), (300, 257, 43));
-    assert!(seen.len() > 10, "progress was seen {} times", seen.len());
+    assert!(seen.len() > 5, "progress was seen {} times", seen.len());
 }
 
 #[test]

@@ -8,8 +8,10 @@ use serde_json::json;
 use super::is_full;
 use crate::harness::{Server, Setup, input};
 
-/// Promised of a release build, and kept by a debug build on two busy cores.
+/// Promised of a release build that has the machine for itself.
 const PROMISED: Duration = Duration::from_secs(2);
+/// A debug build beside the other tests of a busy machine.
+const BUSY_FACTOR: u32 = 5;
 const HOURS: Duration = Duration::from_secs(3_600);
 
 #[test]
@@ -37,7 +39,8 @@ fn a_killed_server_dispatches_again_within_two_seconds() {
         assert!(server.engine.wait_until(|calls| calls.total > called, HOURS), "{}", server.log());
         let took = started.elapsed();
         println!("{requests} requests, killed at {percent} %: dispatches again after {took:?}");
-        assert!(took <= PROMISED, "killed at {percent} %, it took {took:?}");
+        let longest = if is_full() { PROMISED } else { PROMISED * BUSY_FACTOR };
+        assert!(took <= longest, "killed at {percent} %, it took {took:?}");
         assert_eq!(server.wait_until_ready(), None, "{}", server.log());
         server.engine.set_script(Script::default());
     }
