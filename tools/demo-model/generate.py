@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Writes documents for training the demo model, without an end, from the phrases beside it.
 
-    generate.py [--seed 1] [--count 20]          prints some, to look at
+    generate.py [--seed 1] [--count 20]                          prints some, to look at
+    generate.py --seed 77 --count 210 --folders samples/documents    writes them to LABEL/001.txt and so on
 
 Nothing but the standard library is needed. Documents never share four words in a row with the blind test set: see
 `windows.py`, whose list is asked before a document leaves this file.
@@ -315,11 +316,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=20)
+    parser.add_argument("--folders", type=pathlib.Path, help="where to write them, a folder for each label")
     given = parser.parse_args()
     rng = random.Random(given.seed)
     for place in range(given.count):
         label = LABELS[place % len(LABELS)]
-        print(f"=== {label}\n{document(rng, label)}\n")
+        text = document(rng, label)
+        if given.folders:
+            path = given.folders / label / f"{place // len(LABELS) + 1:03}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text + "\n", encoding="utf-8")
+        else:
+            print(f"=== {label}\n{text}\n")
 
 
 if __name__ == "__main__":
