@@ -6,6 +6,7 @@ mod api;
 mod bell;
 mod blobs;
 mod blocking;
+mod classify;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -195,6 +195,11 @@ impl Client {
         Ok(Self { agent: config.build().new_agent(), base, key, screen })
     }
 
+    /// The server's address, without what people paste behind it.
+    pub(super) fn base(&self) -> &str {
+        &self.base
+    }
+
     pub(super) fn screen(&self) -> Screen {
         self.screen
     }

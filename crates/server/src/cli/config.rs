@@ -81,6 +81,17 @@ impl Config {
 }
 
 impl ConfigOptions {
+    /// Whether any of them was typed.
+    pub(super) fn is_any_given(&self) -> bool {
+        let Self { config, listen, data, profile, insecure, log, engine, set } = self;
+        let texts = [listen, data, profile, log];
+        config.is_some()
+            || texts.iter().any(|text| text.is_some())
+            || *insecure
+            || !engine.is_empty()
+            || !set.is_empty()
+    }
+
     /// For a run: its state lies in `folder`, whatever the configuration says for a server. Also what `--log` asks for.
     pub(super) fn load_for_run(
         mut self,

@@ -24,12 +24,20 @@ impl Meter {
     /// Counts bytes on their way.
     pub(super) fn of_bytes(screen: Screen, label: &str, len: u64) -> Self {
         let template = "{prefix} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
-        let mut meter = Self::new(screen, label, len, template);
-        if let Shape::Lines { last, .. } = &mut meter.shape {
-            // What is over in a moment needs no line.
+        Self::new(screen, label, len, template).quiet_at_first()
+    }
+
+    /// Counts files that are looked at.
+    pub(super) fn of_files(screen: Screen, label: &str) -> Self {
+        Self::new(screen, label, 0, "{prefix} {bar:30} {msg}").quiet_at_first()
+    }
+
+    /// What is over in a moment needs no line.
+    fn quiet_at_first(mut self) -> Self {
+        if let Shape::Lines { last, .. } = &mut self.shape {
             *last = Some(Instant::now());
         }
-        meter
+        self
     }
 
     /// Counts requests; the message says the rest.

@@ -5,6 +5,7 @@
 //! command by its signal, which a shell shows as 130, and never touches the batch.
 
 mod cancel;
+mod classify;
 mod client;
 mod completions;
 mod config;
@@ -78,6 +79,7 @@ struct Overnight {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Run),
+    Classify(classify::Classify),
     Serve(serve::Serve),
     Submit(submit::Submit),
     List(list::List),
@@ -102,6 +104,7 @@ enum Command {
 fn run(command: Command, environment: &Environment) -> anyhow::Result<Ending> {
     match command {
         Command::Run(run) => run.run(environment),
+        Command::Classify(classify) => classify.run(environment),
         Command::Serve(serve) => serve.run(environment),
         Command::Submit(submit) => submit.run(environment),
         Command::List(list) => list.run(environment),
@@ -139,10 +142,17 @@ const DEFAULT_SERVER: &str = "http://127.0.0.1:8642";
 
 impl ClientOptions {
     fn client(&self, environment: &Environment) -> Result<Client, ClientError> {
-        let from_environment = || environment.get("OVERNIGHT_URL").map(str::to_owned);
-        let server = self.server.clone().or_else(from_environment);
+        self.client_of(self.named(environment).unwrap_or(DEFAULT_SERVER), environment)
+    }
+
+    /// The server that somebody named.
+    fn named<'a>(&'a self, environment: &'a Environment) -> Option<&'a str> {
+        self.server.as_deref().or_else(|| environment.get("OVERNIGHT_URL"))
+    }
+
+    fn client_of(&self, server: &str, environment: &Environment) -> Result<Client, ClientError> {
         let key = environment.get("OVERNIGHT_API_KEY").map(Secret::new);
-        Client::new(server.as_deref().unwrap_or(DEFAULT_SERVER), key, self.screen())
+        Client::new(server, key, self.screen())
     }
 
     fn screen(&self) -> Screen {

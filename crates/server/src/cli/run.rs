@@ -15,8 +15,8 @@ use super::config::ConfigOptions;
 use super::meter::Meter;
 use super::screen::Screen;
 use super::serve::{THREADS_WITHIN, start_logging};
-use crate::config::Environment;
 use crate::config::units::{parse_duration, show_duration};
+use crate::config::{Config, Environment};
 use crate::notify::Sender;
 use crate::one_batch::{OneBatch, Progress, Targets, first_route, write_whole};
 use crate::run::{Node, exit_on_signal, stop_on_signal};
@@ -113,11 +113,62 @@ impl Run {
             output_ttl: None,
         };
         let targets = Targets { input, output: self.output, errors: self.errors };
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let ended = runtime.block_on(go(config, targets, options, &folder, screen));
-        runtime.shutdown_timeout(THREADS_WITHIN);
-        ended
+        let shown = Shown { output: &targets.output, folder: &folder };
+        let run = FileRun { targets: &targets, options, folder: &folder, shown };
+        let go = async |node, announcer| answer_all(node, announcer, run, screen).await;
+        match on_a_node(config, shown, go)? {
+            Answered::All(record) => Ok(end(screen, &record)?),
+            Answered::Interrupted => Ok(Ending::Interrupted),
+            Answered::Refused => {
+                bail!("`{}` cannot be run as it is; nothing was sent", targets.input.display())
+            }
+        }
     }
+}
+
+/// What people are told of: where the results will be, and where the state is until then.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shown<'a> {
+    pub(super) output: &'a Path,
+    pub(super) folder: &'a Path,
+}
+
+/// One file of requests.
+#[derive(Debug)]
+pub(super) struct FileRun<'a> {
+    pub(super) targets: &'a Targets,
+    pub(super) options: BatchOptions,
+    /// Where its state lies.
+    pub(super) folder: &'a Path,
+    pub(super) shown: Shown<'a>,
+}
+
+/// How a run of one file ended.
+#[derive(Debug)]
+pub(super) enum Answered {
+    /// Its results are written.
+    All(Box<RunRecord>),
+    /// A signal ended it; running it again goes on.
+    Interrupted,
+    /// It cannot be run. It was said why, and its state is gone.
+    Refused,
+}
+
+/// Starts all parts but the API, and waits for what is done with them.
+pub(super) fn on_a_node(
+    config: Config,
+    shown: Shown<'_>,
+    go: impl AsyncFnOnce(Node, Announcer) -> anyhow::Result<Answered>,
+) -> anyhow::Result<Answered> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(async {
+        let announcer = Announcer::default();
+        let mut node = Node::start(config, announcer.clone()).await?;
+        node.tell(Sender::run(shown.output));
+        go(node, announcer).await
+    });
+    runtime.shutdown_timeout(THREADS_WITHIN);
+    ended
 }
 
 fn state_folder(output: &Path) -> PathBuf {
@@ -136,26 +187,24 @@ fn finished(folder: &Path, output: &Path) -> anyhow::Result<Option<RunRecord>> {
     Ok(Some(serde_json::from_slice(&text).with_context(|| format!("`{}` is damaged", path.display()))?))
 }
 
-async fn go(
-    config: crate::config::Config,
-    targets: Targets,
-    options: BatchOptions,
-    folder: &Path,
+/// Begins the batch of a file, or goes on with it, and writes its results at the end.
+pub(super) async fn answer_all(
+    node: Node,
+    announcer: Announcer,
+    run: FileRun<'_>,
     screen: Screen,
-) -> anyhow::Result<Ending> {
-    let announcer = Announcer::default();
-    let mut node = Node::start(config, announcer.clone()).await?;
-    node.tell(Sender::run(&targets.output));
+) -> anyhow::Result<Answered> {
+    let FileRun { targets, options, folder, shown } = run;
     let batch = OneBatch::begin(node, &targets.input, options).await?;
     screen.note(&format!(
         "{}; `{}` is written whole at the end, until then all is in `{}`",
         if batch.is_resumed { "going on where it was" } else { "begun" },
-        targets.output.display(),
-        folder.display()
+        shown.output.display(),
+        shown.folder.display()
     ));
     let stop = batch.stop();
     let ended = tokio::select! {
-        ended = follow(&batch, &targets, screen) => Some(ended?),
+        ended = follow(&batch, shown.output, screen) => Some(ended?),
         () = stop.cancelled() => None,
         failed = stop_on_signal(stop.clone(), &announcer) => { failed?; None }
     };
@@ -171,7 +220,7 @@ async fn go(
             progress.tally.done(),
             progress.batch.total
         ));
-        return Ok(Ending::Interrupted);
+        return Ok(Answered::Interrupted);
     };
     tell(&batch, screen).await;
     if progress.batch.state == BatchState::Failed {
@@ -183,9 +232,9 @@ async fn go(
             let line = error.line.map(|line| format!("line {line}: ")).unwrap_or_default();
             screen.note(&format!("  {line}{} ({})", error.message, error.code));
         }
-        bail!("`{}` cannot be run as it is; nothing was sent", targets.input.display());
+        return Ok(Answered::Refused);
     }
-    let record = batch.write(&targets, &progress.batch).await?;
+    let record = batch.write(targets, &progress.batch).await?;
     let text = serde_json::to_vec_pretty(&record)?;
     write_whole(&folder.join(RECORD), |out| out.write_all(&text))?;
     batch.finish().await?;
@@ -197,7 +246,7 @@ async fn go(
                 .with_context(|| format!("failed to remove `{}`", path.display()))?;
         }
     }
-    Ok(end(screen, &record)?)
+    Ok(Answered::All(Box::new(record)))
 }
 
 /// Whoever is to be told of the end is, before there is nobody left who could.
@@ -209,8 +258,8 @@ async fn tell(batch: &OneBatch, screen: Screen) {
 }
 
 /// Shows how far it is until it has ended.
-async fn follow(batch: &OneBatch, targets: &Targets, screen: Screen) -> anyhow::Result<Progress> {
-    let mut meter = Meter::of_requests(screen, &targets.output.display().to_string());
+async fn follow(batch: &OneBatch, output: &Path, screen: Screen) -> anyhow::Result<Progress> {
+    let mut meter = Meter::of_requests(screen, &output.display().to_string());
     let (started, mut pace) = (Instant::now(), Pace::default());
     let mut said = None;
     loop {

@@ -225,7 +225,7 @@ impl Submit {
 }
 
 /// What this server takes from a caller without admin scope.
-fn allowed(client: &Client) -> anyhow::Result<Measure> {
+pub(super) fn allowed(client: &Client) -> anyhow::Result<Measure> {
     #[derive(Deserialize)]
     struct Health {
         limits: Limits,

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use overnight_domain::progress::Pace;
+use serde_json::value::RawValue;
 
 use super::client::{Call, Client, ClientError};
 use super::list::Page;
@@ -53,11 +54,15 @@ impl Watch {
     }
 }
 
+/// Waits until the batch is over, showing how far it is, and says what it came to.
+pub(super) fn follow(client: &Client, id: &str) -> anyhow::Result<(Box<RawValue>, BatchView)> {
+    let (raw, batch) = wait_for_end(client, id)?;
+    say_end(client, &batch)?;
+    Ok((raw, batch))
+}
+
 /// Waits until the batch is over, showing how far it is.
-pub(super) fn follow(
-    client: &Client,
-    id: &str,
-) -> anyhow::Result<(Box<serde_json::value::RawValue>, BatchView)> {
+pub(super) fn wait_for_end(client: &Client, id: &str) -> anyhow::Result<(Box<RawValue>, BatchView)> {
     let mut meter = Meter::of_requests(client.screen(), id);
     let (started, mut pace) = (Instant::now(), Pace::default());
     let mut call = Call::get(path(id));
@@ -72,7 +77,6 @@ pub(super) fn follow(
         meter.set(counts.done(), counts.total, || progress(&batch, rate));
         if batch.is_over() {
             meter.finish();
-            say_end(client, &batch)?;
             return Ok((raw, batch));
         }
         let reason = batch.overnight.pause_reason.clone().or(batch.overnight.waiting_reason.clone());

@@ -1,0 +1,86 @@
+//! Asking without a server: each round is a run of its own, with its state in the round's folder.
+
+use std::path::Path;
+
+use anyhow::bail;
+use overnight_domain::batch::{BatchOptions, Order};
+
+use super::super::config::ConfigOptions;
+use super::super::run::{Answered, FileRun, Shown, answer_all, on_a_node};
+use super::super::screen::Screen;
+use super::super::serve::start_logging;
+use super::place::{Asked, only_model};
+use crate::classify::{Round, Sent};
+use crate::config::Environment;
+use crate::one_batch::Targets;
+use crate::run::Node;
+
+pub(super) struct Here<'a> {
+    environment: &'a Environment,
+    options: &'a ConfigOptions,
+    output: &'a Path,
+    screen: Screen,
+}
+
+impl<'a> Here<'a> {
+    pub(super) fn new(
+        environment: &'a Environment,
+        options: &'a ConfigOptions,
+        output: &'a Path,
+        screen: Screen,
+    ) -> anyhow::Result<Self> {
+        let (_, log) = options.clone().load_for_run(environment, Path::new(""))?;
+        start_logging(log.as_deref().unwrap_or("warn"))?;
+        Ok(Self { environment, options, output, screen })
+    }
+
+    pub(super) fn ask(&self, round: &mut Round, model: Option<&str>) -> anyhow::Result<Asked> {
+        let folder = round.run_folder();
+        let (config, _) = self.options.clone().load_for_run(self.environment, &folder)?;
+        let targets = Targets { input: round.requests(), output: round.results(), errors: None };
+        let mut options = BatchOptions {
+            priority: 0,
+            order: Order::Prefix,
+            attempts_max: config.dispatch.attempts_max,
+            timeout: None,
+            hard_expiry: false,
+            large: true,
+            model: None,
+            output_ttl: None,
+        };
+        let state = round.folder().to_owned();
+        let shown = Shown { output: self.output, folder: &state };
+        let answered = on_a_node(config, shown, async |node, announcer| {
+            if round.sent.is_none() {
+                let model = chosen(&node, model);
+                let model = match model {
+                    Ok(model) => model,
+                    Err(error) => {
+                        node.ctx.stop.cancel();
+                        node.finish().await?;
+                        return Err(error);
+                    }
+                };
+                round.save(Sent { model, server: None, file: None, batch: None })?;
+            }
+            options.model = round.model().map(str::to_owned);
+            let run = FileRun { targets: &targets, options, folder: &folder, shown };
+            answer_all(node, announcer, run, self.screen).await
+        })?;
+        match answered {
+            Answered::All(_) => Ok(Asked::All),
+            Answered::Interrupted => Ok(Asked::Interrupted),
+            Answered::Refused => {
+                round.forget()?;
+                bail!("the documents cannot be asked for as it is; nothing was sent")
+            }
+        }
+    }
+}
+
+fn chosen(node: &Node, named: Option<&str>) -> anyhow::Result<String> {
+    match named {
+        Some(model) => Ok(model.to_owned()),
+        None => only_model(&node.ctx.endpoints.models()),
+    }
+}
