@@ -1,4 +1,4 @@
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::StreamExt as _;
 use overnight_domain::batch::BatchError;
@@ -114,28 +114,31 @@ async fn one_of_many(harness: &Harness, number: u32) {
     create(harness, new).await;
 }
 
-/// A refresh every two seconds must not be felt, whatever lies in the store.
+/// A refresh every two seconds must not be felt, whatever lies in the store. It is held against a list of a hundred,
+/// taken in turn: the machine may be busy with anything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_batches_are_shown_within_fifty_milliseconds() {
+async fn an_overview_of_a_thousand_batches_costs_less_than_a_list_of_a_hundred() {
     let harness = Harness::new();
     let all = (1..=1_000).map(|number| one_of_many(&harness, number));
     futures::stream::iter(all).buffer_unordered(64).collect::<Vec<()>>().await;
-    let mut took = Vec::new();
-    let mut answer_len = 0;
-    for _ in 0..60 {
+    let time = async |path: &str| {
         let started = Instant::now();
-        let answer = harness.get("/v1/overview").await;
-        took.push(started.elapsed());
+        let answer = harness.get(path).await;
         assert_eq!(answer.status, 200);
-        answer_len = answer.body.len();
+        (started.elapsed(), answer.body.len())
+    };
+    let (mut overviews, mut lists) = (Vec::new(), Vec::new());
+    for _ in 0..40 {
+        let (took, len) = time("/v1/overview").await;
+        assert!(len < 256 * 1024, "{len}");
+        overviews.push(took);
+        lists.push(time("/v1/batches?limit=100").await.0);
     }
     let overview = harness.get("/v1/overview").await.ok();
     assert_eq!(ids(&overview["unfinished"]).len(), OVERVIEW_UNFINISHED_MAX);
     assert_eq!(overview["health"]["queue"]["active_jobs"], 200);
-    took.sort_unstable();
-    let (quick, median, p99) = (took[6], took[30], took[58]);
-    eprintln!("{answer_len} bytes; first tenth {quick:?}, median {median:?}, p99 {p99:?}");
-    // The rest waits for the other tests of a busy machine; what would be slow by itself is slow each time.
-    assert!(quick <= Duration::from_millis(50), "first tenth {quick:?}, median {median:?}, p99 {p99:?}");
-    assert!(answer_len < 256 * 1024, "{answer_len}");
+    // What is slow by itself is slow each time; the others waited for somebody else.
+    let [overview, list] = [overviews, lists].map(|took| *took.iter().min().expect("it was measured"));
+    eprintln!("an overview takes {overview:?}, a list {list:?}");
+    assert!(overview <= list, "an overview takes {overview:?}, a list {list:?}");
 }
