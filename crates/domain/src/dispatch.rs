@@ -7,9 +7,11 @@
 //!
 //! Absent on purpose: bodies, answers, leases, the disk.
 
+mod batches;
 mod chunk;
 mod endpoint;
 mod isolation;
+mod outcomes;
 mod packing;
 mod refusals;
 mod suspend;
@@ -17,54 +19,25 @@ mod suspend;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use crate::fault::Fault;
-use crate::ids::{BatchId, DispatchToken};
-use crate::patience::attempt_backoff;
-use crate::several::Several;
-use crate::time::UnixTime;
+use crate::ids::DispatchToken;
 
+pub use batches::{BatchTerms, Rank};
 pub use chunk::{ChunkProgress, ChunkSlot, NewChunk};
 pub use endpoint::{EndpointNumber, EndpointSettings, Health};
+pub use outcomes::{Failure, Followup, Recorded};
 pub use packing::Pack;
 pub use refusals::RefusalPattern;
 
+use batches::BatchWork;
 use chunk::OpenChunk;
 use endpoint::{Endpoint, LostCall};
 use isolation::Lane;
-use refusals::RefusalWatch;
 
 /// One request of an open chunk: its place in the chunk's plan order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestSlot {
     pub chunk: ChunkSlot,
     pub ordinal: u32,
-}
-
-/// The order of the queue: higher priority first, then older.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rank {
-    descending_priority: i64,
-    created_at: UnixTime,
-    id: BatchId,
-}
-
-impl Rank {
-    pub fn new(priority: i32, created_at: UnixTime, id: BatchId) -> Self {
-        Self { descending_priority: -i64::from(priority), created_at, id }
-    }
-}
-
-/// What the dispatcher knows about a batch of which it holds chunks.
-#[derive(Debug, Clone)]
-pub struct BatchTerms {
-    pub id: BatchId,
-    pub priority: i32,
-    pub created_at: UnixTime,
-    pub total: u64,
-    /// Results that were committed before: a batch that has some is past its first outcomes.
-    pub done_before: u64,
-    pub attempts_max: u32,
-    pub timeout: Option<Duration>,
 }
 
 /// A call to make.
@@ -74,36 +47,6 @@ pub struct Send {
     pub endpoint: EndpointNumber,
     pub pack: Pack,
     pub deadline: Duration,
-}
-
-/// An outcome that is to be recorded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recorded {
-    pub request: RequestSlot,
-    pub endpoint: EndpointNumber,
-    /// Attempts that were charged, this one included.
-    pub attempts: u16,
-    pub sent_at: Duration,
-}
-
-/// What follows from a fault.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Followup {
-    /// The call was forgotten meanwhile; nothing changes.
-    Late,
-    /// The request waits for another attempt; those of a pack are sent by halves.
-    Again,
-    /// The request has failed.
-    Failed { recorded: Recorded, failure: Failure },
-}
-
-/// Why a request has failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Failure {
-    /// The engine refused it, or answered with an error to the last attempt.
-    Answered { kind: &'static str, status: u16, body: Vec<u8> },
-    /// There is no answer to show.
-    Unanswered { code: &'static str, message: String },
 }
 
 #[derive(Debug)]
@@ -126,15 +69,6 @@ struct Past {
     avoid: Option<EndpointNumber>,
     /// It was in a pack that failed, and goes with so many at most.
     halved_to: Option<u32>,
-}
-
-#[derive(Debug)]
-struct BatchWork {
-    terms: BatchTerms,
-    chunks: Vec<ChunkSlot>,
-    /// Nothing of it is sent.
-    is_held: bool,
-    refusals: RefusalWatch,
 }
 
 /// See the module.
@@ -174,46 +108,6 @@ impl Dispatcher {
         }
     }
 
-    /// Takes in a chunk whose lease is held. `new` says which of its requests have results already.
-    pub fn open(&mut self, terms: BatchTerms, new: NewChunk) -> ChunkSlot {
-        let slot = ChunkSlot(self.next_slot);
-        self.next_slot = self.next_slot.wrapping_add(1);
-        let rank = Rank::new(terms.priority, terms.created_at, terms.id.clone());
-        let batch = self.batches.entry(rank.clone()).or_insert_with(|| BatchWork {
-            refusals: RefusalWatch::new(terms.total, terms.done_before),
-            terms,
-            chunks: Vec::new(),
-            is_held: false,
-        });
-        batch.chunks.push(slot);
-        self.chunks.insert(slot, OpenChunk::new(rank, new));
-        slot
-    }
-
-    /// Forgets a chunk: it is done, parked or lost. Calls that are still in flight for it are returned, to be dropped.
-    pub fn close(&mut self, slot: ChunkSlot) -> Vec<DispatchToken> {
-        let Some(chunk) = self.chunks.remove(&slot) else { return Vec::new() };
-        if let Some(batch) = self.batches.get_mut(&chunk.rank) {
-            batch.chunks.retain(|other| *other != slot);
-            if batch.chunks.is_empty() {
-                self.batches.remove(&chunk.rank);
-            }
-        }
-        self.pasts.retain(|request, _| request.chunk != slot);
-        self.waiting.retain(|_, request| request.chunk != slot);
-        let tokens: Vec<_> = self
-            .flights
-            .iter()
-            .filter(|(_, flight)| flight.pack.chunk == slot)
-            .map(|(token, _)| *token)
-            .collect();
-        for token in &tokens {
-            self.take_flight(*token);
-        }
-        self.lane.forget(slot);
-        tokens
-    }
-
     /// The next call to make, if any may be made now.
     pub fn next(&mut self, now: Duration) -> Option<Send> {
         if self.is_stopped {
@@ -236,88 +130,6 @@ impl Dispatcher {
         None
     }
 
-    /// An answer has come, for each request of the call. None when the call was forgotten meanwhile: the answer is
-    /// dropped.
-    pub fn answered(&mut self, token: DispatchToken, now: Duration) -> Option<Several<Recorded>> {
-        let flight = self.take_flight(token)?;
-        let endpoint = &mut self.endpoints[flight.endpoint.index()];
-        endpoint.on_answer(now, now.saturating_sub(flight.sent_at));
-        self.watch_outcome(flight.pack.first(), None);
-        self.note_answered(&flight);
-        let Flight { pack: Pack { chunk, ordinals }, endpoint, sent_at, .. } = flight;
-        let record = |ordinal| self.record(RequestSlot { chunk, ordinal }, endpoint, sent_at);
-        Some(ordinals.map(record))
-    }
-
-    /// A call has ended without an answer.
-    pub fn faulted(&mut self, token: DispatchToken, fault: Fault, now: Duration) -> Followup {
-        let Some(flight) = self.take_flight(token) else { return Followup::Late };
-        if Self::is_excused(&flight, &fault) {
-            self.put_back(&flight);
-            return Followup::Again;
-        }
-        if !flight.pack.ordinals.is_one() && fault.may_be_the_request() {
-            return self.halve_after(&flight, &fault, now);
-        }
-        let request = flight.pack.first();
-        let endpoint = &mut self.endpoints[flight.endpoint.index()];
-        match fault {
-            Fault::Busy { retry_after, .. } => {
-                endpoint.on_busy(now, retry_after, token.0);
-                self.put_back(&flight);
-                Followup::Again
-            }
-            Fault::Down { detail } => {
-                // While the engine is gone for a crash, a refused connection is the same event, not a new one; the
-                // request never reached it.
-                endpoint.on_down(now, detail);
-                self.put_back(&flight);
-                self.lane.release(flight.endpoint);
-                Followup::Again
-            }
-            Fault::Stale { .. } => {
-                self.put_back(&flight);
-                Followup::Again
-            }
-            Fault::Misconfigured { status, detail } => {
-                let model = self.chunks.get(&request.chunk).map(|chunk| chunk.model_of(request.ordinal));
-                endpoint.on_misconfigured(now, status, detail, model);
-                self.put_back(&flight);
-                self.lane.release(flight.endpoint);
-                Followup::Again
-            }
-            Fault::Lost { detail } => self.lost(flight, detail, now),
-            Fault::Refused { status, body } => {
-                endpoint.on_answer(now, now.saturating_sub(flight.sent_at));
-                self.watch_outcome(request, Some(RefusalPattern::read(status, &body)));
-                let failure = Failure::Answered { kind: "request_refused", status, body };
-                Followup::Failed { recorded: self.record_flight(&flight), failure }
-            }
-            Fault::TooLongPrompt { .. } => {
-                endpoint.on_answer(now, now.saturating_sub(flight.sent_at));
-                self.watch_outcome(request, None);
-                Followup::Failed {
-                    recorded: self.record_flight(&flight),
-                    failure: too_long_prompt(&fault),
-                }
-            }
-            Fault::Timeout { .. } => {
-                endpoint.on_timeout(now.saturating_sub(flight.sent_at));
-                self.charge(&flight, fault, now)
-            }
-            Fault::EngineError { .. } | Fault::Garbage { .. } | Fault::TooLong { .. } => {
-                self.charge(&flight, fault, now)
-            }
-        }
-    }
-
-    /// A recorded result of a chunk is durable.
-    pub fn durable(&mut self, slot: ChunkSlot) -> Option<ChunkProgress> {
-        let chunk = self.chunks.get_mut(&slot)?;
-        chunk.durable += 1;
-        Some(chunk.progress())
-    }
-
     /// Endpoints to be probed now; each is probed once at a time.
     pub fn probes(&mut self, now: Duration) -> Vec<EndpointNumber> {
         let mut due = Vec::new();
@@ -327,22 +139,6 @@ impl Dispatcher {
             }
         }
         due
-    }
-
-    /// What a probe found. Requests that were lost with their connections learn what that means for them; those whose
-    /// last attempt it was have failed.
-    pub fn probed(
-        &mut self,
-        number: EndpointNumber,
-        result: Result<(), Fault>,
-        now: Duration,
-    ) -> Vec<(Recorded, Failure)> {
-        let is_up = self.endpoints[number.index()].on_probe(now, result);
-        if !is_up {
-            self.lane.release(number);
-        }
-        let (lost, was_crash) = self.endpoints[number.index()].take_lost(is_up);
-        lost.into_iter().filter_map(|call| self.settle_lost(number, &call, was_crash, now)).collect()
     }
 
     /// Nobody answers at the endpoint, as was found out otherwise than by a call.
@@ -360,44 +156,6 @@ impl Dispatcher {
 
     pub fn set_stopped(&mut self, is_stopped: bool) {
         self.is_stopped = is_stopped;
-    }
-
-    /// Nothing more of the batch is sent until it is let go; calls in flight may end.
-    pub fn set_held(&mut self, batch: &BatchId, is_held: bool) {
-        for work in self.batches.values_mut().filter(|work| work.terms.id == *batch) {
-            work.is_held = is_held;
-        }
-    }
-
-    /// The batch was given another priority: its place in the order changes at once.
-    pub fn set_priority(&mut self, batch: &BatchId, priority: i32) {
-        let moved = self
-            .batches
-            .iter()
-            .find(|(_, work)| work.terms.id == *batch && work.terms.priority != priority);
-        let Some(rank) = moved.map(|(rank, _)| rank.clone()) else { return };
-        let mut work = self.batches.remove(&rank).expect("it was just found");
-        work.terms.priority = priority;
-        let rank = Rank::new(priority, work.terms.created_at, work.terms.id.clone());
-        for slot in &work.chunks {
-            self.chunks.get_mut(slot).expect("a batch lists open chunks").rank = rank.clone();
-        }
-        self.batches.insert(rank, work);
-    }
-
-    pub fn batch_count(&self) -> usize {
-        self.batches.len()
-    }
-
-    pub fn is_open(&self, slot: ChunkSlot) -> bool {
-        self.chunks.contains_key(&slot)
-    }
-
-    /// The first outcomes of the batch were all the same refusal; asked once, after it became so.
-    pub fn take_refused(&mut self) -> Option<(BatchId, RefusalPattern)> {
-        self.batches
-            .values_mut()
-            .find_map(|work| work.refusals.take().map(|pattern| (work.terms.id.clone(), pattern)))
     }
 
     pub fn set_models(&mut self, number: EndpointNumber, models: Option<Vec<String>>) {
@@ -441,33 +199,6 @@ impl Dispatcher {
         self.flights.len()
     }
 
-    /// Requests that could be sent if there were room, over batches that are not held. Those that wait for an endpoint
-    /// which is not in use are not counted.
-    pub fn unsent(&self) -> usize {
-        self.batches
-            .values()
-            .filter(|work| !work.is_held)
-            .flat_map(|work| &work.chunks)
-            .map(|slot| self.sendable(*slot))
-            .sum()
-    }
-
-    /// Chunks of which something is left to send and nothing can be sent by an endpoint that is in use.
-    pub fn stranded(&self) -> Vec<ChunkSlot> {
-        let waits = |slot: &ChunkSlot| self.chunks[slot].unsent() > 0 && self.sendable(*slot) == 0;
-        self.chunks.keys().copied().filter(waits).collect()
-    }
-
-    /// What is left to send of a chunk, as far as an endpoint that is in use could serve it: what waits for another model
-    /// must not keep work away from those who are there. While nobody is in use all of it counts.
-    fn sendable(&self, slot: ChunkSlot) -> usize {
-        let chunk = &self.chunks[&slot];
-        if !self.endpoints.iter().any(Endpoint::may_be_tried) {
-            return chunk.unsent();
-        }
-        chunk.sendable(|model| self.is_model_served(model))
-    }
-
     /// How many calls could be in flight at endpoints that are in use. One that refuses us has room for the request that
     /// tries whether it still does.
     pub fn capacity(&self) -> usize {
@@ -475,25 +206,6 @@ impl Dispatcher {
             if endpoint.is_on_trial() { 1 } else { endpoint.window.limit() as usize }
         };
         self.endpoints.iter().filter(|endpoint| endpoint.may_be_tried()).map(room).sum()
-    }
-
-    pub fn is_model_served(&self, model: &str) -> bool {
-        self.endpoints.iter().any(|endpoint| endpoint.may_be_tried() && endpoint.may_serve(model))
-    }
-
-    /// The batches of which chunks are open, first in the queue first, with their open chunks and what could be sent.
-    pub fn batches(&self) -> impl Iterator<Item = (&BatchTerms, &[ChunkSlot], usize)> {
-        self.batches.values().map(|work| {
-            let unsent = work.chunks.iter().map(|slot| self.sendable(*slot)).sum();
-            (&work.terms, work.chunks.as_slice(), unsent)
-        })
-    }
-
-    /// A chunk that may be put back now: nothing of it is in flight or waits for the commit.
-    pub fn is_idle(&self, slot: ChunkSlot) -> bool {
-        self.chunks
-            .get(&slot)
-            .is_some_and(|chunk| chunk.in_flight == 0 && chunk.recorded == chunk.durable)
     }
 
     fn release_due(&mut self, now: Duration) {
@@ -586,174 +298,6 @@ impl Dispatcher {
             self.lane.left(flight.pack.first());
         }
         Some(flight)
-    }
-
-    /// The outcome of a request that was alone in its call.
-    fn record_flight(&mut self, flight: &Flight) -> Recorded {
-        self.record(flight.pack.first(), flight.endpoint, flight.sent_at)
-    }
-
-    fn record(&mut self, request: RequestSlot, endpoint: EndpointNumber, sent_at: Duration) -> Recorded {
-        let past = self.pasts.remove(&request).unwrap_or_default();
-        self.lane.cleared(request);
-        if let Some(chunk) = self.chunks.get_mut(&request.chunk) {
-            chunk.recorded += 1;
-        }
-        Recorded { request, endpoint, attempts: past.attempts + 1, sent_at }
-    }
-
-    /// Back to the head of their chunk, uncharged.
-    fn put_back(&mut self, flight: &Flight) {
-        if flight.is_isolated {
-            self.lane.put_back(flight.pack.first());
-        } else {
-            self.put_back_pack(&flight.pack);
-        }
-    }
-
-    fn put_back_pack(&mut self, pack: &Pack) {
-        if let Some(chunk) = self.chunks.get_mut(&pack.chunk) {
-            for ordinal in pack.ordinals.iter().rev() {
-                chunk.ready.push_front(*ordinal);
-            }
-        }
-    }
-
-    fn charge(&mut self, flight: &Flight, fault: Fault, now: Duration) -> Followup {
-        let request = flight.pack.first();
-        let attempts_max = self
-            .chunks
-            .get(&request.chunk)
-            .and_then(|chunk| self.batches.get(&chunk.rank))
-            .map_or(1, |work| work.terms.attempts_max);
-        let past = self.pasts.entry(request).or_default();
-        if u32::from(past.attempts) + 1 >= attempts_max {
-            self.watch_outcome(request, None);
-            return Followup::Failed { recorded: self.record_flight(flight), failure: used_up(fault) };
-        }
-        past.attempts += 1;
-        past.avoid = Some(flight.endpoint);
-        let attempts = u32::from(past.attempts);
-        // An isolated request that was answered, however badly, has not crashed the engine.
-        self.lane.cleared(request);
-        let seed = self.next_token ^ (u64::from(request.chunk.0) << 32) ^ u64::from(request.ordinal);
-        self.wait(request, now + attempt_backoff(attempts, seed));
-        Followup::Again
-    }
-
-    fn wait(&mut self, request: RequestSlot, mut due: Duration) {
-        if self.chunks.contains_key(&request.chunk) {
-            let number = (u64::from(request.chunk.0) << 32) | u64::from(request.ordinal);
-            while self.waiting.contains_key(&(due, number)) {
-                due += Duration::from_nanos(1);
-            }
-            self.waiting.insert((due, number), request);
-        }
-    }
-
-    /// A connection was lost with requests in flight. Whether the engine is gone is asked before anybody is blamed:
-    /// until then nothing is sent there.
-    fn lost(&mut self, flight: Flight, detail: String, now: Duration) -> Followup {
-        let endpoint = &mut self.endpoints[flight.endpoint.index()];
-        if flight.is_isolated {
-            endpoint.on_down(now, detail);
-            return self.crashed_in_isolation(&flight);
-        }
-        endpoint.on_lost(now, LostCall { pack: flight.pack, sent_at: flight.sent_at }, detail);
-        Followup::Again
-    }
-
-    fn settle_lost(
-        &mut self,
-        number: EndpointNumber,
-        call: &LostCall,
-        was_crash: bool,
-        now: Duration,
-    ) -> Option<(Recorded, Failure)> {
-        let chunk = self.chunks.get_mut(&call.pack.chunk)?;
-        if was_crash {
-            for request in call.pack.requests().rev() {
-                let past = self.pasts.entry(request).or_default();
-                past.crashes = past.crashes.saturating_add(1);
-                if past.crashes >= 2 {
-                    self.lane.suspect(request, &chunk.shared_model_of(request.ordinal));
-                } else {
-                    chunk.ready.push_front(request.ordinal);
-                }
-            }
-            return None;
-        }
-        // Only this connection was lost, and the engine is well: it may be the request's doing.
-        if !call.pack.ordinals.is_one() {
-            self.halve(&call.pack);
-            return None;
-        }
-        let flight = Flight {
-            pack: call.pack.clone(),
-            endpoint: number,
-            sent_at: call.sent_at,
-            is_isolated: false,
-            spans_suspend: false,
-        };
-        let detail =
-            "the connection was lost before an answer came, though the engine is well".to_owned();
-        match self.charge(&flight, Fault::Lost { detail }, now) {
-            Followup::Failed { recorded, failure } => Some((recorded, failure)),
-            Followup::Late | Followup::Again => None,
-        }
-    }
-
-    fn crashed_in_isolation(&mut self, flight: &Flight) -> Followup {
-        let request = flight.pack.first();
-        let was_alone = self.lane.crashed(request);
-        if !was_alone {
-            return Followup::Again;
-        }
-        let past = self.pasts.entry(request).or_default();
-        past.crashes_alone += 1;
-        if past.crashes_alone < 2 {
-            return Followup::Again;
-        }
-        self.watch_outcome(request, None);
-        let failure = Failure::Unanswered {
-            code: "engine_crash",
-            message: "the engine crashed twice while this request was the only one it had".to_owned(),
-        };
-        Followup::Failed { recorded: self.record_flight(flight), failure }
-    }
-
-    fn watch_outcome(&mut self, request: RequestSlot, refusal: Option<RefusalPattern>) {
-        let rank = self.chunks.get(&request.chunk).map(|chunk| &chunk.rank);
-        if let Some(work) = rank.and_then(|rank| self.batches.get_mut(rank)) {
-            work.refusals.note(refusal);
-        }
-    }
-}
-
-fn too_long_prompt(fault: &Fault) -> Failure {
-    let Fault::TooLongPrompt { prompt_tokens, context_len, detail } = fault else {
-        unreachable!("asked for this fault only")
-    };
-    let known = |count: &Option<u64>| count.map_or("unknown".to_owned(), |count| count.to_string());
-    let message = format!(
-        "the prompt does not fit into the engine's context ({} tokens of {}): {detail}",
-        known(prompt_tokens),
-        known(context_len)
-    );
-    Failure::Unanswered { code: fault.kind(), message }
-}
-
-fn used_up(fault: Fault) -> Failure {
-    match fault {
-        Fault::EngineError { status, body } => Failure::Answered { kind: "engine_error", status, body },
-        Fault::Timeout { ref detail } | Fault::Garbage { ref detail } | Fault::Lost { ref detail } => {
-            Failure::Unanswered { code: fault.kind(), message: detail.clone() }
-        }
-        Fault::TooLong { limit } => Failure::Unanswered {
-            code: fault.kind(),
-            message: format!("the answer is longer than {limit} bytes (dispatch.answer_len_max)"),
-        },
-        other => Failure::Unanswered { code: other.kind(), message: "every attempt failed".to_owned() },
     }
 }
 

@@ -5,7 +5,10 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
+use crate::fault::Fault;
+use crate::ids::BatchId;
 use crate::pack::PackLimits;
+use crate::time::UnixTime;
 
 pub(super) fn terms(number: u128, priority: i32, total: u64) -> BatchTerms {
     BatchTerms {
