@@ -9,6 +9,7 @@
 
 mod batches;
 mod chunk;
+mod endings;
 mod endpoint;
 mod isolation;
 mod outcomes;
@@ -20,6 +21,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use crate::ids::DispatchToken;
+use crate::supervision::EndedFor;
 
 pub use batches::{BatchTerms, Rank};
 pub use chunk::{ChunkProgress, ChunkSlot, NewChunk};
@@ -58,6 +60,8 @@ struct Flight {
     is_isolated: bool,
     /// The machine has slept since it was sent.
     spans_suspend: bool,
+    /// Its engine is being ended by us.
+    ended_for: Option<EndedFor>,
 }
 
 /// What a request has been through. Only requests with a past have one.
@@ -66,6 +70,8 @@ struct Past {
     attempts: u16,
     crashes: u8,
     crashes_alone: u8,
+    /// How often it was in flight when its engine was ended for its memory.
+    memory_ends: u8,
     avoid: Option<EndpointNumber>,
     /// It was in a pack that failed, and goes with so many at most.
     halved_to: Option<u32>,
@@ -82,6 +88,8 @@ pub struct Dispatcher {
     /// Requests that wait for their next attempt, by when it is due.
     waiting: BTreeMap<(Duration, u64), RequestSlot>,
     lane: Lane,
+    /// Attempts that counted, of all requests.
+    charged: u64,
     next_token: u64,
     next_slot: u32,
     /// The endpoint that is asked first next time, so that equals share alike.
@@ -101,6 +109,7 @@ impl Dispatcher {
             pasts: HashMap::new(),
             waiting: BTreeMap::new(),
             lane: Lane::default(),
+            charged: 0,
             next_token: first_token,
             next_slot: 0,
             turn: 0,
@@ -283,6 +292,7 @@ impl Dispatcher {
             sent_at: now,
             is_isolated,
             spans_suspend: false,
+            ended_for: None,
         };
         self.flights.insert(token, flight);
         Send { token, endpoint: number, pack, deadline }

@@ -98,6 +98,15 @@ impl Fault {
         }
     }
 
+    /// Whether it is what comes of an engine that has other troubles too, and so no word about the request when there is
+    /// reason to think of those.
+    pub const fn is_inconclusive(&self) -> bool {
+        matches!(
+            self,
+            Self::Lost { .. } | Self::Timeout { .. } | Self::Garbage { .. } | Self::EngineError { .. }
+        )
+    }
+
     pub const fn status(&self) -> Option<u16> {
         match self {
             Self::Busy { status, .. }

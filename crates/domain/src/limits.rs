@@ -116,6 +116,9 @@ pub const ENGINE_READY_WITHIN: Duration = Duration::from_secs(900);
 pub const ENGINE_STALL_AFTER: Duration = Duration::from_secs(600);
 /// Its process runs and nobody answers at its address: a part of it has died. A probe comes at least every 15 s.
 pub const ENGINE_SILENT_MAX: Duration = Duration::from_secs(60);
+/// A request may be in flight so often when its engine is ended for its memory: an engine that leaks is ended at any
+/// moment, but hardly over the same request each time. Who is there a third time may be what fills it.
+pub const MEMORY_ENDS_EXCUSED: u8 = 2;
 /// Two engines that share a slot and have equal work change places no more often than this, or than so many loads
 /// take: loading must stay a small part of the time.
 pub const ENGINE_TURN_MIN: Duration = Duration::from_secs(600);

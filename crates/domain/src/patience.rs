@@ -12,21 +12,34 @@ use crate::limits::{
 #[derive(Debug, Clone, Default)]
 pub struct Deadline {
     slowest: Option<Duration>,
+    /// Without those that ran out of time.
+    slowest_answer: Option<Duration>,
 }
 
 impl Deadline {
     /// A slower answer counts at once; faster ones let the figure sink by a part in 256 each, so that one short answer
     /// does not make the next long one look stuck.
     pub fn on_answer(&mut self, latency: Duration) {
-        self.slowest = Some(match self.slowest {
-            Some(slowest) if latency < slowest => (slowest * 255 + latency) / 256,
-            _ => latency,
-        });
+        for slowest in [&mut self.slowest, &mut self.slowest_answer] {
+            *slowest = Some(match *slowest {
+                Some(slowest) if latency < slowest => (slowest * 255 + latency) / 256,
+                _ => latency,
+            });
+        }
     }
 
     /// A call that ran out of time says that the engine is slower than was thought.
     pub fn on_timeout(&mut self, waited: Duration) {
         self.slowest = Some(self.slowest.unwrap_or_default().max(waited / 2));
+    }
+
+    pub const fn has_seen_answers(&self) -> bool {
+        self.slowest_answer.is_some()
+    }
+
+    /// What an answer may take, as answers show; nothing before there was one.
+    pub fn answer_span(&self) -> Duration {
+        (self.slowest_answer.unwrap_or_default() * DEADLINE_FACTOR).min(DEADLINE_MAX)
     }
 
     pub fn current(&self) -> Duration {
@@ -56,6 +69,13 @@ mod tests {
     fn the_deadline_follows_latency_within_bounds() {
         let mut deadline = Deadline::default();
         assert_eq!(deadline.current(), DEADLINE_FIRST);
+        assert_eq!(deadline.answer_span(), Duration::ZERO);
+        deadline.on_answer(Duration::from_millis(20));
+        assert_eq!(deadline.answer_span(), Duration::from_millis(80));
+        deadline.on_timeout(Duration::from_secs(60));
+        assert_eq!(deadline.current(), Duration::from_secs(120));
+        assert_eq!(deadline.answer_span(), Duration::from_millis(80), "a timeout is no answer");
+        let mut deadline = Deadline::default();
         deadline.on_answer(Duration::from_millis(20));
         assert_eq!(deadline.current(), DEADLINE_MIN);
         deadline.on_answer(Duration::from_secs(100));

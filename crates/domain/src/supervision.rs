@@ -16,7 +16,8 @@ use std::time::Duration;
 pub use lifecycle::{Event, IllegalTransition, Lifecycle, State};
 
 use crate::limits::{
-    ENGINE_DRAIN_MIN, ENGINE_LOADS_PER_TURN, ENGINE_SILENT_MAX, ENGINE_TURN_IDLE, ENGINE_TURN_MIN,
+    BACKOFF_MAX, ENGINE_DRAIN_MIN, ENGINE_LOADS_PER_TURN, ENGINE_SILENT_MAX, ENGINE_TURN_IDLE,
+    ENGINE_TURN_MIN,
 };
 
 /// How one engine is to be treated.
@@ -24,7 +25,7 @@ use crate::limits::{
 pub struct Rules {
     /// A start takes no longer, or it has failed.
     pub ready_within: Duration,
-    /// Calls are in flight and it has said nothing for so long: it is stuck.
+    /// Calls are in flight and it has said nothing for so long, nor for as long as an answer may take: it is stuck.
     pub stall_after: Duration,
     /// Without work for so long it is stopped. None: it stays until its slot is needed.
     pub idle_after: Option<Duration>,
@@ -42,6 +43,8 @@ pub struct Seen {
     pub in_flight: u32,
     /// Changes with every sign of life.
     pub signs: u64,
+    /// How long it may work on an answer, as far as is known, before it gives the first sign of life.
+    pub answer_span: Duration,
     pub memory_len: u64,
     /// How long it took to get ready, the last time.
     pub load: Option<Duration>,
@@ -58,6 +61,17 @@ pub enum Action {
     Start,
     /// End it with all its processes.
     Stop,
+    /// The same, with calls in flight perhaps, for what it did or did not do.
+    End(EndedFor),
+}
+
+/// Why we end an engine that works: what it means for the calls in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndedFor {
+    /// Its processes held too much memory. What filled it may be long answered.
+    Memory,
+    /// It said nothing any more, perhaps for one of them.
+    Silence,
 }
 
 #[derive(Debug)]
@@ -71,8 +85,11 @@ struct Engine {
     busy_at: Duration,
     /// When it last had work.
     useful_at: Duration,
-    /// When it last gave a sign of life, or had nothing to do.
-    alive_at: Duration,
+    /// For how long calls were in flight since it last gave a sign of life.
+    silent_for: Duration,
+    /// When it was last looked at, and when it had calls in flight then.
+    looked_at: Duration,
+    in_flight_at: Option<Duration>,
     /// When it was last found to answer.
     heard_at: Duration,
 }
@@ -92,7 +109,9 @@ impl Supervisor {
             wanted_since: None,
             busy_at: Duration::ZERO,
             useful_at: Duration::ZERO,
-            alive_at: Duration::ZERO,
+            silent_for: Duration::ZERO,
+            looked_at: Duration::ZERO,
+            in_flight_at: None,
             heard_at: Duration::ZERO,
         };
         Self { engines: rules.into_iter().map(engine).collect() }
@@ -106,10 +125,7 @@ impl Supervisor {
     pub fn happened(&mut self, number: usize, event: Event, now: Duration) {
         let engine = &mut self.engines[number];
         if engine.life.apply(event, now).is_ok() {
-            engine.busy_at = now;
-            engine.useful_at = now;
-            engine.alive_at = now;
-            engine.heard_at = now;
+            engine.begin_anew(now);
         }
     }
 
@@ -247,10 +263,17 @@ impl Engine {
     fn apply(&mut self, event: Event, now: Duration) {
         let applied = self.life.apply(event, now);
         assert!(applied.is_ok(), "supervision broke its own rules: {applied:?}");
+        self.begin_anew(now);
+    }
+
+    /// Its state has changed: what was waited for is waited for from now on.
+    const fn begin_anew(&mut self, now: Duration) {
         self.busy_at = now;
         self.useful_at = now;
-        self.alive_at = now;
         self.heard_at = now;
+        self.silent_for = Duration::ZERO;
+        self.looked_at = now;
+        self.in_flight_at = None;
     }
 
     fn look(&mut self, seen: Seen, now: Duration) {
@@ -261,17 +284,32 @@ impl Engine {
         if seen.demand.is_some() || seen.in_flight > 0 {
             self.useful_at = now;
         }
-        if seen.in_flight == 0 || seen.signs != self.seen.signs {
-            self.alive_at = now;
-        }
+        self.listen(seen, now);
         if !seen.is_silent {
             self.heard_at = now;
         }
         self.seen = seen;
     }
 
+    /// Adds up its silence. A pause in which nothing is in flight neither adds to it nor ends it, unless it is longer
+    /// than any before another attempt: calls that ran out of time are no sign of life.
+    fn listen(&mut self, seen: Seen, now: Duration) {
+        let was_in_flight = self.in_flight_at == Some(self.looked_at);
+        let is_idle = self.in_flight_at.is_none_or(|at| now.saturating_sub(at) > BACKOFF_MAX);
+        if seen.signs != self.seen.signs || (seen.in_flight == 0 && is_idle) {
+            self.silent_for = Duration::ZERO;
+        } else if seen.in_flight > 0 && was_in_flight {
+            self.silent_for += now.saturating_sub(self.looked_at);
+        }
+        self.looked_at = now;
+        if seen.in_flight > 0 {
+            self.in_flight_at = Some(now);
+        }
+    }
+
     /// What is wrong with it alone.
     fn watch(&mut self, now: Duration) -> Option<Action> {
+        let mut action = Action::Stop;
         let failure = match self.life.state() {
             State::Starting { since } if now.saturating_sub(since) > self.rules.ready_within => {
                 format!("it was not ready within {} (ready_within)", in_words(self.rules.ready_within))
@@ -279,13 +317,15 @@ impl Engine {
             State::Starting { .. } | State::Ready { .. } | State::Draining { .. }
                 if self.rules.memory_len_max.is_some_and(|max| self.seen.memory_len > max) =>
             {
+                action = Action::End(EndedFor::Memory);
                 let held = self.seen.memory_len / 1_000_000;
                 format!("its processes held {held} MB of memory (memory_max)")
             }
             State::Ready { .. } | State::Draining { .. }
-                if now.saturating_sub(self.alive_at) > self.rules.stall_after =>
+                if self.silent_for > self.rules.stall_after.max(self.seen.answer_span) =>
             {
-                let span = in_words(self.rules.stall_after);
+                action = Action::End(EndedFor::Silence);
+                let span = in_words(self.silent_for);
                 format!(
                     "it said nothing for {span} with {} calls in flight (stall_after)",
                     self.seen.in_flight
@@ -306,7 +346,7 @@ impl Engine {
             _ => return None,
         };
         self.apply(Event::Fail(failure), now);
-        Some(Action::Stop)
+        Some(action)
     }
 
     fn is_waiting(&self, now: Duration) -> bool {

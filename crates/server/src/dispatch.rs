@@ -194,6 +194,7 @@ impl Dispatch {
             self.next_tick = Instant::now() + TICK;
             self.tick();
         }
+        set(&self.ctx.counters.attempts_charged, self.core.attempts_charged());
         self.core.set_stopped(!self.may_send());
         while self.has_memory()
             && let Some(send) = self.core.next(now)
@@ -224,7 +225,6 @@ impl Dispatch {
         self.copies_len -= begun.copy_len;
         match result {
             Ok(answers) => {
-                add(&self.ctx.counters.attempts_charged, answers.len() as u64);
                 let len = answers.iter().map(|answer| answer.body.len() as u64).sum();
                 self.answer_len =
                     if len > self.answer_len { len } else { (self.answer_len * 255 + len) / 256 };
@@ -241,11 +241,17 @@ impl Dispatch {
             }
             Err(fault) => {
                 tracing::debug!(?fault, "a call ended without an answer");
+                if fault.is_inconclusive() {
+                    // It may have ended with its engine, which we have ended.
+                    self.notice_ends();
+                }
                 // It was in memory up to the limit, and others like it may come.
                 if let Fault::TooLong { limit } = &fault {
                     self.answer_len = self.answer_len.max(*limit);
                 }
-                self.count(&fault, begun.requests);
+                if matches!(fault, Fault::Busy { .. }) {
+                    add(&self.ctx.counters.engine_busy, 1);
+                }
                 match self.core.faulted(token, fault, now) {
                     Followup::Late | Followup::Again => Ok(()),
                     Followup::Failed { recorded, failure } => {
@@ -261,16 +267,6 @@ impl Dispatch {
                     }
                 }
             }
-        }
-    }
-
-    /// Nobody in a pack is charged for what becomes of it.
-    fn count(&self, fault: &Fault, requests: usize) {
-        let counters = &self.ctx.counters;
-        if matches!(fault, Fault::Busy { .. }) {
-            add(&counters.engine_busy, 1);
-        } else if fault.may_be_the_request() && requests == 1 {
-            add(&counters.attempts_charged, 1);
         }
     }
 
@@ -347,7 +343,24 @@ impl Dispatch {
         }
     }
 
+    /// Engines that supervision ends: their calls in flight are not lost to a crash.
+    fn notice_ends(&mut self) {
+        for (number, endpoint) in (0_u16..).zip(&self.endpoints) {
+            let name = &endpoint.config.name;
+            if let Some(ended_for) = self.ctx.holds.take_ended(name) {
+                let in_flight = self.core.note_ended(EndpointNumber(number), ended_for);
+                tracing::info!(
+                    engine = name,
+                    in_flight,
+                    ?ended_for,
+                    "the engine is ended by us; what it has in flight is asked again, uncharged"
+                );
+            }
+        }
+    }
+
     fn obey_holds(&mut self) {
+        self.notice_ends();
         for (number, endpoint) in (0_u16..).zip(&self.endpoints) {
             let (reason, ceiling_percent) = self.ctx.holds.of(&endpoint.config.name);
             if reason.is_none() && self.core.withheld(EndpointNumber(number)).is_some() {

@@ -1,6 +1,7 @@
 //! What is known about the endpoints right now, published by the dispatcher for everybody else to read.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use overnight_domain::engine_facts::EngineFacts;
 use overnight_domain::time::UnixTime;
@@ -25,6 +26,9 @@ pub(crate) struct EndpointView {
     pub(crate) window: u32,
     pub(crate) in_flight: u32,
     pub(crate) last_answer_at: Option<UnixTime>,
+    /// How long an answer may take, as far as is known.
+    #[serde(skip)]
+    pub(crate) answer_span: Duration,
     /// What it told of itself when it was last asked.
     pub(crate) facts: Option<EngineFacts>,
     /// How its process is, where we start it.
@@ -58,6 +62,7 @@ impl EndpointView {
             window: 8,
             in_flight: 0,
             last_answer_at: None,
+            answer_span: Duration::ZERO,
             facts: None,
             process: None,
         }

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use overnight_domain::supervision::EndedFor;
+
 use crate::bell::Bell;
 
 /// Whoever may hold an endpoint. Each has a hold of its own: the endpoint is free when none is left.
@@ -19,6 +21,8 @@ pub(crate) enum Holder {
 struct Reins {
     reasons: BTreeMap<Holder, String>,
     ceiling_percent: Option<u32>,
+    /// Its engine is being ended by us, which the dispatcher was not told yet.
+    ended_for: Option<EndedFor>,
 }
 
 /// The holds of all endpoints, by name.
@@ -47,6 +51,20 @@ impl Holds {
         if before != is_held {
             self.bell.ring();
         }
+    }
+
+    /// Its engine is about to be ended by us: to be said before it is, so that nobody takes it for a crash.
+    pub(crate) fn note_ended(&self, endpoint: &str, ended_for: EndedFor) {
+        let mut reins = self.reins.lock().unwrap_or_else(PoisonError::into_inner);
+        reins.entry(endpoint.to_owned()).or_default().ended_for = Some(ended_for);
+        drop(reins);
+        self.bell.ring();
+    }
+
+    /// For the dispatcher, which is told once.
+    pub(crate) fn take_ended(&self, endpoint: &str) -> Option<EndedFor> {
+        let mut reins = self.reins.lock().unwrap_or_else(PoisonError::into_inner);
+        reins.get_mut(endpoint)?.ended_for.take()
     }
 
     pub(crate) fn is_held_by(&self, endpoint: &str, holder: Holder) -> bool {

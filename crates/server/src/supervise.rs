@@ -217,7 +217,10 @@ impl Supervise {
                 tracing::info!(engine = process.name, program, "starting the engine");
                 self.looks.push(process.look_before(number));
             }
-            Action::Stop => {
+            Action::Stop | Action::End(_) => {
+                if let Action::End(ended_for) = action {
+                    self.ctx.holds.note_ended(&process.name, *ended_for);
+                }
                 let why = self.core.life(number).failure().unwrap_or("it is not needed now");
                 tracing::info!(engine = process.name, why, "stopping the engine");
                 if let Some(child) = &mut process.child {

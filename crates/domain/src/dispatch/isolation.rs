@@ -138,6 +138,14 @@ impl Lane {
         was_alone
     }
 
+    /// Nothing was learnt of the one that was alone: others are tried before it.
+    pub(super) fn postpone(&mut self, request: RequestSlot) {
+        if let Some(at) = self.groups.iter().position(|group| group.requests == [request]) {
+            let group = self.groups.remove(at);
+            self.groups.insert(0, group);
+        }
+    }
+
     pub(super) fn forget(&mut self, chunk: ChunkSlot) {
         for group in &mut self.groups {
             group.requests.retain(|request| request.chunk != chunk);

@@ -63,6 +63,11 @@ impl Dispatcher {
             self.put_back(&flight);
             return Followup::Again;
         }
+        if let Some(ended_for) = flight.ended_for
+            && fault.is_inconclusive()
+        {
+            return self.ended_by_us(&flight, ended_for, now);
+        }
         if !flight.pack.ordinals.is_one() && fault.may_be_the_request() {
             return self.halve_after(&flight, &fault, now);
         }
@@ -118,6 +123,11 @@ impl Dispatcher {
         }
     }
 
+    /// Attempts that were charged to their requests so far, in all.
+    pub const fn attempts_charged(&self) -> u64 {
+        self.charged
+    }
+
     /// What a probe found. Requests that were lost with their connections learn what that means for them; those whose
     /// last attempt it was have failed.
     pub fn probed(
@@ -141,6 +151,7 @@ impl Dispatcher {
 
     fn record(&mut self, request: RequestSlot, endpoint: EndpointNumber, sent_at: Duration) -> Recorded {
         let past = self.pasts.remove(&request).unwrap_or_default();
+        self.charged += 1;
         self.lane.cleared(request);
         if let Some(chunk) = self.chunks.get_mut(&request.chunk) {
             chunk.recorded += 1;
@@ -165,7 +176,7 @@ impl Dispatcher {
         }
     }
 
-    fn charge(&mut self, flight: &Flight, fault: Fault, now: Duration) -> Followup {
+    pub(super) fn charge(&mut self, flight: &Flight, fault: Fault, now: Duration) -> Followup {
         let request = flight.pack.first();
         let attempts_max = self
             .chunks
@@ -178,6 +189,7 @@ impl Dispatcher {
             return Followup::Failed { recorded: self.record_flight(flight), failure: used_up(fault) };
         }
         past.attempts += 1;
+        self.charged += 1;
         past.avoid = Some(flight.endpoint);
         let attempts = u32::from(past.attempts);
         // An isolated request that was answered, however badly, has not crashed the engine.
@@ -216,17 +228,11 @@ impl Dispatcher {
         was_crash: bool,
         now: Duration,
     ) -> Option<(Recorded, Failure)> {
-        let chunk = self.chunks.get_mut(&call.pack.chunk)?;
+        if !self.chunks.contains_key(&call.pack.chunk) {
+            return None;
+        }
         if was_crash {
-            for request in call.pack.requests().rev() {
-                let past = self.pasts.entry(request).or_default();
-                past.crashes = past.crashes.saturating_add(1);
-                if past.crashes >= 2 {
-                    self.lane.suspect(request, &chunk.shared_model_of(request.ordinal));
-                } else {
-                    chunk.ready.push_front(request.ordinal);
-                }
-            }
+            call.pack.requests().rev().for_each(|request| self.was_in_a_crash(request));
             return None;
         }
         // Only this connection was lost, and the engine is well: it may be the request's doing.
@@ -240,12 +246,25 @@ impl Dispatcher {
             sent_at: call.sent_at,
             is_isolated: false,
             spans_suspend: false,
+            ended_for: None,
         };
         let detail =
             "the connection was lost before an answer came, though the engine is well".to_owned();
         match self.charge(&flight, Fault::Lost { detail }, now) {
             Followup::Failed { recorded, failure } => Some((recorded, failure)),
             Followup::Late | Followup::Again => None,
+        }
+    }
+
+    /// It was in flight when its engine went: once may be an accident.
+    pub(super) fn was_in_a_crash(&mut self, request: RequestSlot) {
+        let Some(chunk) = self.chunks.get_mut(&request.chunk) else { return };
+        let past = self.pasts.entry(request).or_default();
+        past.crashes = past.crashes.saturating_add(1);
+        if past.crashes >= 2 {
+            self.lane.suspect(request, &chunk.shared_model_of(request.ordinal));
+        } else {
+            chunk.ready.push_front(request.ordinal);
         }
     }
 

@@ -25,13 +25,6 @@ impl Dispatcher {
 
     /// Whether the call ended as it did because the machine has slept, as far as anybody can tell.
     pub(super) const fn is_excused(flight: &Flight, fault: &Fault) -> bool {
-        flight.spans_suspend
-            && matches!(
-                fault,
-                Fault::Lost { .. }
-                    | Fault::Timeout { .. }
-                    | Fault::Garbage { .. }
-                    | Fault::EngineError { .. }
-            )
+        flight.spans_suspend && fault.is_inconclusive()
     }
 }

@@ -9,6 +9,7 @@ const IDLE: Seen = Seen {
     demand: None,
     in_flight: 0,
     signs: 0,
+    answer_span: Duration::ZERO,
     memory_len: 0,
     load: None,
     is_silent: false,
@@ -142,11 +143,18 @@ fn an_engine_that_was_ready_is_never_given_up() {
 #[test]
 fn what_hangs_or_leaks_is_ended_and_started_again() {
     let limits = Rules { memory_len_max: Some(1_000_000_000), ..rules(None) };
-    for (from_start, seen, wait, word) in [
-        (true, WANTED, ENGINE_READY_WITHIN, "ready_within"),
-        (false, BUSY, ENGINE_STALL_AFTER, "stall_after"),
-        (false, Seen { is_silent: true, ..WANTED }, ENGINE_SILENT_MAX, "not answered"),
-        (false, Seen { memory_len: 2_000_000_000, ..BUSY }, Duration::ZERO, "2000 MB"),
+    let end = Action::End;
+    for (from_start, seen, wait, action, word) in [
+        (true, WANTED, ENGINE_READY_WITHIN, Action::Stop, "ready_within"),
+        (false, BUSY, ENGINE_STALL_AFTER, end(EndedFor::Silence), "stall_after"),
+        (false, Seen { is_silent: true, ..WANTED }, ENGINE_SILENT_MAX, Action::Stop, "not answered"),
+        (
+            false,
+            Seen { memory_len: 2_000_000_000, ..BUSY },
+            Duration::ZERO,
+            end(EndedFor::Memory),
+            "2000 MB",
+        ),
     ] {
         let mut scene = Scene::new(vec![limits]);
         scene.decide(&[WANTED]);
@@ -155,7 +163,7 @@ fn what_hangs_or_leaks_is_ended_and_started_again() {
         }
         scene.decide(&[Seen { memory_len: 0, is_silent: false, ..seen }]);
         scene.now += wait + SECOND;
-        assert_eq!(scene.decide(&[seen]), [(0, Action::Stop)], "{word}");
+        assert_eq!(scene.decide(&[seen]), [(0, action)], "{word}");
         let failure = scene.supervisor.life(0).failure().unwrap();
         assert!(failure.contains(word), "{failure}");
         assert_eq!(scene.decide(&[WANTED]), [], "it is not started before it has ended");
@@ -177,6 +185,56 @@ fn a_slow_engine_that_gives_signs_of_life_is_left_alone() {
     // Without calls in flight silence means nothing.
     scene.now += ENGINE_STALL_AFTER * 2;
     assert_eq!(scene.decide(&[WANTED]), []);
+}
+
+/// Answers of twenty minutes, and no counters: the engine was taken for stuck in the middle of each.
+#[test]
+fn an_answer_may_take_as_long_as_answers_are_known_to_take() {
+    let mut scene = Scene::new(vec![rules(None)]);
+    scene.ready(0, &[WANTED]);
+    let slow = Seen { answer_span: ENGINE_STALL_AFTER * 3, ..BUSY };
+    scene.decide(&[slow]);
+    scene.now += ENGINE_STALL_AFTER * 3;
+    assert_eq!(scene.decide(&[slow]), []);
+    scene.now += SECOND;
+    assert_eq!(scene.decide(&[slow]), [(0, Action::End(EndedFor::Silence))]);
+    assert_eq!(
+        scene.supervisor.life(0).failure(),
+        Some("it said nothing for 30 min with 4 calls in flight (stall_after)")
+    );
+}
+
+/// Its few calls ran out of time one after the other, and in the pauses between them nothing was in flight: an engine
+/// that was stuck was never started again, and its requests failed.
+#[test]
+fn calls_that_run_out_of_time_are_no_signs_of_life() {
+    let mut scene = Scene::new(vec![rules(None)]);
+    scene.ready(0, &[WANTED]);
+    let mut busy_for = Duration::ZERO;
+    let ended = loop {
+        scene.decide(&[BUSY]);
+        scene.now += SECOND * 60;
+        busy_for += SECOND * 60;
+        match &scene.decide(&[BUSY])[..] {
+            [] => {}
+            ended => break ended.to_vec(),
+        }
+        scene.decide(&[WANTED]);
+        scene.now += BACKOFF_MAX;
+        assert_eq!(scene.decide(&[WANTED]), []);
+    };
+    assert_eq!(ended, [(0, Action::End(EndedFor::Silence))]);
+    assert_eq!(busy_for, ENGINE_STALL_AFTER + SECOND * 60);
+    // Whoever had nothing to do for longer begins anew.
+    let mut scene = Scene::new(vec![rules(None)]);
+    scene.ready(0, &[WANTED]);
+    for _ in 0..20 {
+        scene.decide(&[BUSY]);
+        scene.now += SECOND * 300;
+        assert_eq!(scene.decide(&[BUSY]), []);
+        scene.now += BACKOFF_MAX + SECOND;
+        assert_eq!(scene.decide(&[WANTED]), []);
+    }
 }
 
 #[test]

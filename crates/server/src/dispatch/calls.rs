@@ -34,7 +34,6 @@ pub(super) struct Ended {
 /// A call that was begun.
 pub(super) struct Begun {
     pub(super) abort: AbortHandle,
-    pub(super) requests: usize,
     /// What its body takes beside the lines that it was made of.
     pub(super) copy_len: u64,
 }
@@ -68,7 +67,7 @@ pub(super) fn start(
         // The dispatcher has gone only when the process ends.
         let _ = ended.send(Ended { token, result, duration: attempt.duration }).await;
     });
-    Ok(Begun { abort: task.abort_handle(), requests: send.pack.ordinals.len(), copy_len })
+    Ok(Begun { abort: task.abort_handle(), copy_len })
 }
 
 /// The answer of each request. Without shares the call was one request, and the answer is its own.

@@ -173,6 +173,7 @@ impl Endpoint {
             window,
             in_flight,
             last_answer_at: self.last_answer_at,
+            answer_span: core.answer_span(number),
             facts: self.facts_with_ceiling(core.pack_ceiling(number)),
             process: self.supervision.of(&self.config.name),
         }

@@ -125,6 +125,8 @@ impl Process {
             return Seen::default();
         };
         let load = view.facts.as_ref().map(|facts| facts.load).unwrap_or_default();
+        // One that counts its tokens shows while it works that it does.
+        let has_counters = load.prompt_tokens_total.is_some() || load.generated_tokens_total.is_some();
         let progress = (view.last_answer_at, load.prompt_tokens_total, load.generated_tokens_total);
         if progress != self.progress {
             self.progress = progress;
@@ -137,6 +139,7 @@ impl Process {
             demand,
             in_flight: view.in_flight,
             signs: self.signs,
+            answer_span: if has_counters { Duration::ZERO } else { view.answer_span },
             memory_len: self.memory_len,
             load: self.load,
             is_silent: view.state == EndpointState::Down,

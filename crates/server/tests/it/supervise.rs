@@ -203,13 +203,16 @@ fn a_command_that_does_not_exist_is_said() {
 
 #[test]
 fn an_engine_that_leaks_is_started_again() {
-    let stand_in = StandIn::new("one");
+    let stand_in = StandIn::new("one").script(&engine::slow(PATIENCE * 10));
     let server = with_engines(stand_in.table("memory_max = \"1KB\""));
     submit(&server, "one", 3);
     let leaked = |view: &Value| {
         view["process"]["failure"].as_str().is_some_and(|failure| failure.contains("memory_max"))
     };
     wait_for_process(&server, "one", leaked);
+    wait_until("the dispatcher knows", || server.log().contains("in_flight=3 ended_for=Memory"));
+    let again = |view: &Value| view["in_flight"] == 3 && view["process"]["restarts"] == 1;
+    wait_for_process(&server, "one", again);
 }
 
 #[test]
