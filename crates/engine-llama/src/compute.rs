@@ -4,6 +4,7 @@
 //! gets larger pieces, and whoever is gone is forgotten.
 
 mod embed;
+mod guide;
 mod talk;
 
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 
 use crate::llama::{ComputeError, Model, Session};
 use crate::question::{Order, Said};
+use crate::refusal;
 use crate::schedule::{Layout, Schedule, Step, Waiting};
 use crate::token::QuestionId;
 use embed::Embeddings;
@@ -44,6 +46,8 @@ pub(crate) struct Load {
     pub(crate) computed_tokens: AtomicU64,
     pub(crate) cached_tokens: AtomicU64,
     pub(crate) answer_tokens: AtomicU64,
+    /// Of the answers' tokens, those that had to follow and were not asked of the model.
+    pub(crate) forced_tokens: AtomicU64,
     pub(crate) embedded_tokens: AtomicU64,
     /// Of the longest step lately, in milliseconds.
     pub(crate) step_millis: AtomicU64,
@@ -140,9 +144,9 @@ impl<'model> Computing<'model> {
                 }
                 Ok((talk, prompt)) => {
                     let what = format!("a prompt of {} tokens does not fit", prompt.len());
-                    self.endings.push(talk.fail(what));
+                    self.endings.push(talk.refuse(refusal::failed(&what)));
                 }
-                Err((said, what)) => self.endings.push((said, vec![Said::Failed(what)])),
+                Err((said, refusal)) => self.endings.push((said, vec![Said::Refused(refusal)])),
             },
             Order::Embed(id, inputs, reply) => self.embeddings.ask(id, inputs, reply),
             Order::Stop => self.is_stopped = true,
@@ -179,21 +183,20 @@ impl<'model> Computing<'model> {
                 self.load.cached_tokens.fetch_add(u64::from(cached), Ordering::Relaxed);
                 talk.begin(cached);
             }
-            match talk.on_logits(self.model, &mut self.session, *row)? {
-                Next::GoOn(tokens) => {
-                    self.load.answer_tokens.fetch_add(tokens.len() as u64, Ordering::Relaxed);
-                    self.schedule.go_on(*id, &tokens);
-                }
-                Next::Gone => {
-                    self.schedule.forget(*id);
-                    self.talks.remove(id);
-                }
-                Next::Ended => {
-                    self.load.answer_tokens.fetch_add(1, Ordering::Relaxed);
-                    self.schedule.forget(*id);
-                    let talk = self.talks.remove(id).expect("it was just read");
-                    self.endings.push(talk.end());
-                }
+            let next = talk.on_logits(self.model, &mut self.session, *row)?;
+            let counts = talk.take_counts();
+            self.load.answer_tokens.fetch_add(counts.all, Ordering::Relaxed);
+            self.load.forced_tokens.fetch_add(counts.forced, Ordering::Relaxed);
+            if let Next::GoOn(tokens) = next {
+                self.schedule.go_on(*id, &tokens);
+                continue;
+            }
+            self.schedule.forget(*id);
+            let talk = self.talks.remove(id).expect("it was just read");
+            match next {
+                Next::Ended => self.endings.push(talk.end()),
+                Next::Refused(refusal) => self.endings.push(talk.refuse(refusal)),
+                Next::Gone | Next::GoOn(_) => {}
             }
         }
         self.endings.retain_mut(|(said, rest)| talk::deliver(said, rest));

@@ -7,6 +7,7 @@ pub(crate) mod embedding;
 mod fields;
 pub(crate) mod generation;
 pub(crate) mod reply;
+pub(crate) mod tools;
 
 #[cfg(test)]
 mod tests;

@@ -179,9 +179,9 @@ impl Asking {
                 self.hold.is_over = true;
                 Ok(Next::End(ending))
             }
-            Some(Said::Failed(what)) => {
+            Some(Said::Refused(refusal)) => {
                 self.hold.is_over = true;
-                Err(refusal::failed(&what))
+                Err(refusal)
             }
             None => Err(gone()),
         }

@@ -20,6 +20,8 @@ pub mod fetch;
 mod forms;
 pub mod gguf;
 #[cfg(feature = "llama")]
+mod grammar;
+#[cfg(feature = "llama")]
 mod llama;
 mod machine;
 mod memory;

@@ -12,9 +12,12 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
-use llama_cpp_2::{LogOptions, json_schema_to_grammar, send_logs_to_tracing};
+use llama_cpp_2::token::data::LlamaTokenData;
+use llama_cpp_2::token::data_array::LlamaTokenDataArray;
+use llama_cpp_2::{LogOptions, send_logs_to_tracing};
 
-use crate::question::{Form, Sampling, TokenLogprob};
+use crate::grammar::Allowed;
+use crate::question::{Sampling, TokenLogprob};
 use crate::schedule::{Change, Layout, Step};
 use crate::token::Token;
 
@@ -56,6 +59,26 @@ impl Model {
         tokens.into_iter().map(|token| Token(token.0)).collect()
     }
 
+    /// A text as it goes on from another one; none where the vocabulary has no tokens for exactly these bytes.
+    pub(crate) fn continuation(&self, text: &str) -> Option<Vec<Token>> {
+        let is_same = |tokens: &[Token]| {
+            let bytes: Vec<u8> = tokens.iter().flat_map(|token| self.piece(*token)).collect();
+            bytes == text.as_bytes()
+        };
+        let tokens = self.tokenize(text, false, false);
+        if is_same(&tokens) {
+            return Some(tokens);
+        }
+        // Some vocabularies begin every text with a space: it is left before a character that joins no other.
+        let tokens = self.tokenize(&format!("\u{2}{text}"), false, false);
+        (0..tokens.len()).map(|from| &tokens[from..]).find(|rest| is_same(rest)).map(<[Token]>::to_vec)
+    }
+
+    /// The whole vocabulary.
+    pub(crate) fn tokens(&self) -> impl Iterator<Item = Token> {
+        (0..self.model.n_vocab()).map(Token)
+    }
+
     pub(crate) fn piece(&self, token: Token) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(16);
         if (0..self.model.n_vocab()).contains(&token.0) {
@@ -65,20 +88,20 @@ impl Model {
     }
 
     /// The text of a token of control, which [`Self::piece`] leaves out.
-    fn control_text(&self, token: LlamaToken) -> String {
+    pub(crate) fn control_text(&self, token: Token) -> String {
         let mut bytes = Vec::with_capacity(16);
-        if (0..self.model.n_vocab()).contains(&token.0) {
-            self.model.vocab().token_to_piece_into(token, &mut bytes, true, None);
+        if self.has(token) {
+            self.model.vocab().token_to_piece_into(LlamaToken(token.0), &mut bytes, true, None);
         }
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
     pub(crate) fn start_text(&self) -> String {
-        self.control_text(self.model.vocab().bos())
+        self.control_text(Token(self.model.vocab().bos().0))
     }
 
     pub(crate) fn end_text(&self) -> String {
-        self.control_text(self.model.vocab().eos())
+        self.control_text(Token(self.model.vocab().eos().0))
     }
 
     /// Whether an input ends with a token of control, as the model was trained.
@@ -116,12 +139,8 @@ impl Model {
     }
 
     /// How tokens are chosen for one question; its state grows with the answer.
-    pub(crate) fn chooser(&self, sampling: &Sampling, form: &Form) -> Result<Chooser, String> {
+    pub(crate) fn chooser(&self, sampling: &Sampling) -> Chooser {
         let mut chain = Vec::new();
-        if let Form::Grammar(grammar) = form {
-            let sampler = LlamaSampler::grammar(&self.model, grammar, "root");
-            chain.push(sampler.map_err(|error| format!("the grammar cannot be used: {error}"))?);
-        }
         let has_penalties = sampling.frequency_penalty != 0.0
             || sampling.presence_penalty != 0.0
             || (sampling.repeat_penalty - 1.0).abs() > f32::EPSILON;
@@ -145,13 +164,8 @@ impl Model {
         } else {
             chain.push(LlamaSampler::greedy());
         }
-        Ok(Chooser(LlamaSampler::chain(chain, true)))
+        Chooser(LlamaSampler::chain(chain, true))
     }
-}
-
-/// The grammar of a JSON schema.
-pub(crate) fn grammar(schema: &str) -> Result<String, String> {
-    json_schema_to_grammar(schema).map_err(|error| error.to_string())
 }
 
 /// Penalties look at so many tokens of the answer.
@@ -259,6 +273,27 @@ impl<'model> Session<'model> {
     pub(crate) fn choose(&mut self, row: usize, chooser: &mut Chooser) -> Result<Token, ComputeError> {
         self.check_output(row)?;
         Ok(Token(chooser.0.sample(&self.context, row as i32).0))
+    }
+
+    /// One of the tokens that a grammar allows.
+    pub(crate) fn choose_allowed(
+        &mut self,
+        row: usize,
+        allowed: &Allowed,
+        chooser: &mut Chooser,
+    ) -> Result<Token, ComputeError> {
+        self.check_output(row)?;
+        let logits = self.context.get_logits_ith(row as i32);
+        let candidates = allowed.iter().filter_map(|token| {
+            let logit = logits.get(token.0 as usize)?;
+            Some(LlamaTokenData::new(LlamaToken(token.0), *logit, 0.0))
+        });
+        let mut candidates = LlamaTokenDataArray::from_iter(candidates, false);
+        candidates.apply_sampler(&mut chooser.0);
+        let chosen = candidates.selected_token();
+        let chosen = chosen.ok_or_else(|| ComputeError::Bounds("a choice among nothing".to_owned()))?;
+        chooser.0.accept(chosen);
+        Ok(Token(chosen.0))
     }
 
     /// The likeliest of some tokens, or one of them by chance.

@@ -23,10 +23,18 @@ impl Ready {
             Some(Err(why)) => return Err(refusal::template_failed(why)),
             None => return Err(refusal::no_template()),
         };
-        let given = Given { messages: &chat.messages, values: &chat.template_values, now };
+        let given = Given {
+            messages: &chat.messages,
+            tools: &chat.tools.shown,
+            values: &chat.template_values,
+            now,
+        };
         let text = template.render(&given).map_err(|why| refusal::template_failed(&why))?;
         if let Some((at, role)) = left_out(&chat.messages, &text) {
             return Err(refusal::left_out(at, &role));
+        }
+        if let Some(name) = chat.tools.left_out(&text) {
+            return Err(refusal::tool_left_out(&name));
         }
         // Most templates write the start token themselves.
         let adds_start = !template.has_start(&text);

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::choices::Choices;
+#[cfg(feature = "llama")]
+use crate::grammar::Grammar;
+use crate::refusal::Refusal;
 use crate::token::{QuestionId, Token};
 
 /// How the next token is chosen. A temperature of 0 takes the likeliest.
@@ -23,18 +26,6 @@ pub(crate) struct Sampling {
 }
 
 impl Sampling {
-    /// The likeliest token, whatever came before.
-    pub(crate) const GREEDY: Self = Self {
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        frequency_penalty: 0.0,
-        presence_penalty: 0.0,
-        repeat_penalty: 1.0,
-        seed: 0,
-    };
-
     /// Whether nothing but the temperature matters.
     pub(crate) fn is_plain(&self) -> bool {
         let has_cuts = self.top_k > 0 || self.top_p < 1.0 || self.min_p > 0.0;
@@ -49,8 +40,8 @@ impl Sampling {
 #[derive(Debug, Clone)]
 pub(crate) enum Form {
     Free,
-    /// In llama.cpp's grammar language; its root is `root`.
-    Grammar(Arc<str>),
+    #[cfg(feature = "llama")]
+    Grammar(Grammar),
     /// One of these texts, and nothing else.
     OneOf(Arc<Choices>),
 }
@@ -84,7 +75,7 @@ pub(crate) enum Said {
     Piece(Piece),
     End(Ending),
     /// The engine could not go on with it.
-    Failed(String),
+    Refused(Refusal),
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -74,6 +74,23 @@ pub(crate) fn not_honoured(param: &str, why: &str) -> Refusal {
     Refusal::bad("unsupported_parameter", message).of(&param)
 }
 
+/// For tools that the model may call or not.
+pub(crate) fn no_free_call() -> Refusal {
+    let message = "`tool_choice` as `auto` is not honoured by this engine, which cannot tell a call from a text: name \
+                   a function, or say `none`";
+    Refusal::bad("unsupported_parameter", message).of("tool_choice")
+}
+
+pub(crate) fn one_of_many_calls() -> Refusal {
+    let message = "`tool_choice` as `required` is not honoured by this engine for more than one tool: name a function";
+    Refusal::bad("unsupported_parameter", message).of("tool_choice")
+}
+
+pub(crate) fn tool_left_out(name: &str) -> Refusal {
+    let message = format!("the model's chat template leaves out the tool `{}`", shown(name));
+    Refusal::bad("unsupported_parameter", message).of("tools")
+}
+
 pub(crate) fn no_template() -> Refusal {
     let message =
         "the model has no chat template: use /v1/completions, or a model that was made for chats";
@@ -103,6 +120,11 @@ pub(crate) fn no_generation() -> Refusal {
 
 pub(crate) fn bad_schema(why: &str) -> Refusal {
     let message = format!("the schema cannot be compiled: {}", shown(why));
+    Refusal::bad("invalid_schema", message).of("response_format")
+}
+
+pub(crate) fn cannot_follow(why: &str) -> Refusal {
+    let message = format!("the answer cannot be kept to the schema any further: {}", shown(why));
     Refusal::bad("invalid_schema", message).of("response_format")
 }
 

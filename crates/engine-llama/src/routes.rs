@@ -108,6 +108,8 @@ async fn metrics(State(engine): Shared) -> Response {
     let cached = of(&load.cached_tokens);
     line("counter", "prompt_tokens_cached_total", "Prompt tokens that were copied.", cached);
     line("counter", "answer_tokens_total", "Tokens that were answered.", of(&load.answer_tokens));
+    let forced = of(&load.forced_tokens);
+    line("counter", "answer_tokens_forced_total", "Tokens that had to follow in an answer.", forced);
     let embedded = of(&load.embedded_tokens);
     line("counter", "embedded_tokens_total", "Tokens of inputs that were embedded.", embedded);
     if let Ok(ready) = engine.ready() {
@@ -123,8 +125,9 @@ async fn chat(State(engine): Shared, body: Read) -> Result<Response, Refusal> {
         (chat.asked.model.clone(), chat.asked.streams, chat.asked.shows_usage);
     check_model(&engine, model.as_deref())?;
     let now = (engine.now)();
+    let called = chat.tools.call.as_ref().map(|call| call.name.clone());
     let generation = tokio::task::block_in_place(|| ready.chat(chat, now))?;
-    let answer = Answering { kind: Kind::Chat, streams, shows_usage };
+    let answer = Answering { kind: Kind::Chat, streams, shows_usage, called };
     answer.run(&engine, generation).await
 }
 
@@ -133,8 +136,12 @@ async fn completion(State(engine): Shared, body: Read) -> Result<Response, Refus
     let ready = engine.ready()?;
     let asked = &completion.asked;
     check_model(&engine, asked.model.as_deref())?;
-    let answer =
-        Answering { kind: Kind::Completion, streams: asked.streams, shows_usage: asked.shows_usage };
+    let answer = Answering {
+        kind: Kind::Completion,
+        streams: asked.streams,
+        shows_usage: asked.shows_usage,
+        called: None,
+    };
     let generation = tokio::task::block_in_place(|| ready.completion(completion))?;
     answer.run(&engine, generation).await
 }
@@ -165,6 +172,7 @@ struct Answering {
     kind: Kind,
     streams: bool,
     shows_usage: bool,
+    called: Option<Box<str>>,
 }
 
 impl Answering {
@@ -179,6 +187,7 @@ impl Answering {
             created: (engine.now)().seconds(),
             model: Arc::clone(&engine.name),
             has_logprobs: generation.top_logprobs.is_some(),
+            called: self.called,
         };
         let asking = engine.ask(generation).await?;
         if !self.streams {

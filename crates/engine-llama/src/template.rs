@@ -32,6 +32,7 @@ pub(crate) struct Template {
 #[derive(Debug)]
 pub(crate) struct Given<'a> {
     pub(crate) messages: &'a [Value],
+    pub(crate) tools: &'a [Value],
     pub(crate) values: &'a BTreeMap<String, Value>,
     pub(crate) now: UnixTime,
 }
@@ -83,6 +84,9 @@ impl Template {
             ("eos_token", Value::from(self.end.as_str())),
             ("strftime_now", Value::from_function(strftime_now)),
         ]);
+        if !given.tools.is_empty() {
+            values.insert("tools", Value::from(given.tools.to_vec()));
+        }
         // transformers has these two always, and templates ask whether they are none.
         for absent in ["tools", "documents"] {
             values.entry(absent).or_insert(Value::from(()));

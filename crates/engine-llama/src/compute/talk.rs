@@ -5,9 +5,10 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use crate::choices::{Choices, Place};
+use super::guide::Guide;
 use crate::llama::{Chooser, ComputeError, Model, Session};
-use crate::question::{EndReason, Ending, Form, Generation, Piece, Said, Sampling};
+use crate::question::{EndReason, Ending, Generation, Piece, Said, Sampling};
+use crate::refusal::{self, Refusal};
 use crate::speech::Speech;
 use crate::token::Token;
 
@@ -15,6 +16,7 @@ use crate::token::Token;
 pub(super) enum Next {
     GoOn(Vec<Token>),
     Ended,
+    Refused(Refusal),
     /// Nobody listens.
     Gone,
 }
@@ -23,8 +25,7 @@ pub(super) struct Talk {
     said: mpsc::Sender<Said>,
     speech: Speech,
     chooser: Chooser,
-    form: Form,
-    place: Place,
+    guide: Guide,
     sampling: Sampling,
     top_logprobs: Option<u8>,
     prompt_tokens: u32,
@@ -36,10 +37,19 @@ pub(super) struct Talk {
     reason: EndReason,
     /// For choices among branches by chance.
     draws: u64,
+    uncounted: Counts,
+}
+
+/// Tokens of an answer.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counts {
+    pub(super) all: u64,
+    /// That had to follow, and were not asked of the model.
+    pub(super) forced: u64,
 }
 
 /// Whoever waits for a talk that cannot begin, and why.
-pub(super) type Unbegun = (mpsc::Sender<Said>, String);
+pub(super) type Unbegun = (mpsc::Sender<Said>, Refusal);
 
 impl Talk {
     /// The talk, and the tokens to begin with: the prompt, and what must follow it.
@@ -48,16 +58,11 @@ impl Talk {
         generation: Generation,
         said: mpsc::Sender<Said>,
     ) -> Result<(Self, Arc<[Token]>), Unbegun> {
-        let chooser = match model.chooser(&generation.sampling, &generation.form) {
-            Ok(chooser) => chooser,
-            Err(what) => return Err((said, what)),
-        };
         let mut talk = Self {
             said,
             speech: Speech::new(generation.stop),
-            chooser,
-            form: generation.form,
-            place: Place::default(),
+            chooser: model.chooser(&generation.sampling),
+            guide: Guide::new(&generation.form),
             sampling: generation.sampling,
             top_logprobs: generation.top_logprobs,
             prompt_tokens: generation.prompt.len() as u32,
@@ -67,19 +72,14 @@ impl Talk {
             piece: Piece::default(),
             reason: EndReason::Stop,
             draws: u64::from(generation.sampling.seed),
+            uncounted: Counts::default(),
         };
-        let Form::OneOf(choices) = talk.form.clone() else { return Ok((talk, generation.prompt)) };
-        let (forced, place) = choices.forced(Place::default());
-        talk.place = place;
         // A single answer is known without the model; one row of logits is computed all the same, to end it by.
-        let room = talk.answer_len_max.saturating_sub(1) as usize;
-        let forced: Vec<Token> =
-            forced.into_iter().take(room).filter(|token| !model.ends(*token)).collect();
-        for token in &forced {
-            talk.hear(model, *token);
+        match talk.hear_forced(model, talk.answer_len_max - 1) {
+            Ok(forced) if forced.is_empty() => Ok((talk, generation.prompt)),
+            Ok(forced) => Ok((talk, generation.prompt.iter().copied().chain(forced).collect())),
+            Err(why) => Err((talk.said, refusal::cannot_follow(&why))),
         }
-        let prompt = generation.prompt.iter().copied().chain(forced).collect();
-        Ok((talk, prompt))
     }
 
     pub(super) const fn is_untouched(&self) -> bool {
@@ -98,65 +98,89 @@ impl Talk {
         self.answer_len_max - self.answer_tokens
     }
 
+    /// What was said since the last time.
+    pub(super) fn take_counts(&mut self) -> Counts {
+        std::mem::take(&mut self.uncounted)
+    }
+
     pub(super) fn on_logits(
         &mut self,
         model: &Model,
         session: &mut Session<'_>,
         row: usize,
     ) -> Result<Next, ComputeError> {
-        let tokens = match self.form.clone() {
-            Form::OneOf(choices) => self.choose_branch(&choices, session, row)?,
-            Form::Free | Form::Grammar(_) => vec![session.choose(row, &mut self.chooser)?],
-        };
-        let first = tokens.first().filter(|first| !model.ends(**first));
-        if let (Some(top), Some(first)) = (self.top_logprobs, first) {
-            self.piece.logprobs.push(session.logprob(row, *first, top)?);
-        }
-        if tokens.is_empty() {
+        if self.speech.has_stopped() || self.guide.is_over() {
             return Ok(Next::Ended);
         }
-        for token in &tokens {
-            if model.ends(*token) {
-                self.reason = EndReason::Stop;
-                return Ok(Next::Ended);
-            }
-            self.hear(model, *token);
-            if self.speech.has_stopped() {
-                self.reason = EndReason::Stop;
-                return Ok(Next::Ended);
-            }
-            if self.answer_tokens >= self.answer_len_max {
-                self.reason = EndReason::Length;
-                return Ok(Next::Ended);
-            }
+        let token = match self.choose(model, session, row)? {
+            Ok(token) if model.ends(token) => return Ok(Next::Ended),
+            Ok(token) => token,
+            Err(why) => return Ok(Next::Refused(refusal::cannot_follow(&why))),
+        };
+        if let Some(top) = self.top_logprobs {
+            self.piece.logprobs.push(session.logprob(row, token, top)?);
         }
+        self.hear(model, token);
+        let mut tokens = match self.hear_forced(model, self.answer_len_left()) {
+            Ok(forced) => forced,
+            Err(why) => return Ok(Next::Refused(refusal::cannot_follow(&why))),
+        };
+        if self.speech.has_stopped() || self.guide.is_over() {
+            return Ok(Next::Ended);
+        }
+        if self.answer_tokens >= self.answer_len_max {
+            self.reason = EndReason::Length;
+            return Ok(Next::Ended);
+        }
+        tokens.insert(0, token);
         Ok(if self.send_piece() { Next::GoOn(tokens) } else { Next::Gone })
     }
 
-    /// The branch that the model takes, and what must follow it.
-    fn choose_branch(
+    /// The next token, or why none can be kept to what was asked.
+    fn choose(
         &mut self,
-        choices: &Choices,
+        model: &Model,
         session: &mut Session<'_>,
         row: usize,
-    ) -> Result<Vec<Token>, ComputeError> {
-        let branches: Vec<Token> = choices.branches(self.place).collect();
-        if branches.is_empty() {
-            return Ok(Vec::new());
+    ) -> Result<Result<Token, String>, ComputeError> {
+        match &mut self.guide {
+            Guide::Free => session.choose(row, &mut self.chooser).map(Ok),
+            Guide::Grammar(walk) => {
+                let allowed = match walk.allowed() {
+                    Ok(allowed) => allowed,
+                    Err(why) => return Ok(Err(why)),
+                };
+                let token = session.choose_allowed(row, &allowed, &mut self.chooser)?;
+                let taken = if model.ends(token) { Ok(()) } else { walk.take(&[token]) };
+                Ok(taken.map(|()| token))
+            }
+            Guide::OneOf(choices, place) => {
+                let branches: Vec<Token> = choices.branches(*place).collect();
+                let chance = (self.sampling.temperature > 0.0)
+                    .then(|| (self.sampling.temperature, draw(&mut self.draws)));
+                let token = session.choose_among(row, &branches, chance)?;
+                *place = choices.take(*place, token).expect("it was chosen among the branches");
+                Ok(Ok(token))
+            }
         }
-        let chance = (self.sampling.temperature > 0.0)
-            .then(|| (self.sampling.temperature, draw(&mut self.draws)));
-        let token = session.choose_among(row, &branches, chance)?;
-        let place = choices.take(self.place, token).expect("it was chosen among the branches");
-        let (forced, place) = choices.forced(place);
-        self.place = place;
-        Ok([token].into_iter().chain(forced).collect())
     }
 
     fn hear(&mut self, model: &Model, token: Token) {
         self.answer_tokens += 1;
+        self.uncounted.all += 1;
         let text = self.speech.say(&model.piece(token));
         self.piece.text.push_str(&text);
+    }
+
+    /// What must follow now. Where the probability of each token is to be shown, each is asked of the model.
+    fn hear_forced(&mut self, model: &Model, room: u32) -> Result<Vec<Token>, String> {
+        let room = if self.top_logprobs.is_some() { 0 } else { room };
+        let forced = self.guide.forced(room as usize, |token| model.ends(token))?;
+        for token in &forced {
+            self.hear(model, *token);
+        }
+        self.uncounted.forced += forced.len() as u64;
+        Ok(forced)
     }
 
     /// False when nobody listens.
@@ -192,8 +216,8 @@ impl Talk {
         (self.said, rest)
     }
 
-    pub(super) fn fail(self, what: String) -> (mpsc::Sender<Said>, Vec<Said>) {
-        (self.said, vec![Said::Failed(what)])
+    pub(super) fn refuse(self, refusal: Refusal) -> (mpsc::Sender<Said>, Vec<Said>) {
+        (self.said, vec![Said::Refused(refusal)])
     }
 }
 

@@ -6,7 +6,8 @@ use minijinja::Value;
 use serde::Deserialize;
 
 use super::fields::Fields;
-use super::generation::{Asked, TOP_LOGPROBS_MAX, form};
+use super::generation::{Asked, FormAsked, TOP_LOGPROBS_MAX, form};
+use super::tools::{self, Tools};
 use crate::refusal::{self, Refusal};
 
 const MESSAGES_MAX: usize = 4_096;
@@ -16,6 +17,7 @@ pub(crate) struct ChatAsked {
     pub(crate) asked: Asked,
     /// As the template sees them: content is one text.
     pub(crate) messages: Vec<Value>,
+    pub(crate) tools: Tools,
     /// More names for the template.
     pub(crate) template_values: BTreeMap<String, Value>,
 }
@@ -35,13 +37,19 @@ impl ChatAsked {
         asked.form = form(&mut fields)?;
         asked.top_logprobs = top_logprobs(&mut fields)?;
         let template_values = fields.take("chat_template_kwargs", "an object")?.unwrap_or_default();
-        // Calls of tools are not read from an answer, and an answer that is nothing but a call is of no use.
-        fields.only("tools", &["[]"])?;
-        fields.only("tool_choice", &["\"none\"", "\"auto\""])?;
-        fields.only("parallel_tool_calls", &["true", "false"])?;
+        let tools = Tools::take(&mut fields)?;
+        if let Some(call) = &tools.call {
+            if asked.form != FormAsked::Free {
+                return Err(refusal::not_honoured(
+                    "response_format",
+                    " beside a tool that must be called",
+                ));
+            }
+            asked.form = call.arguments.clone();
+        }
         fields.only("modalities", &["[\"text\"]"])?;
         fields.end()?;
-        Ok(Self { asked, messages, template_values })
+        Ok(Self { asked, messages, tools, template_values })
     }
 }
 
@@ -86,11 +94,8 @@ fn message(at: usize, raw: &Value) -> Result<Value, Refusal> {
             parts.into_iter().map(|part| part.text.filter(|_| part.r#type == "text")).collect();
         Value::from(texts.ok_or_else(|| refusal::wrong_type(&place("content"), expected))?)
     };
-    let names = raw.try_iter().map_err(|_| refusal::wrong_type(&place("role"), "an object"))?;
-    let pairs = names.map(|name| {
-        let is_content = name.as_str() == Some("content");
-        let value = if is_content { content.clone() } else { raw.get_item(&name).unwrap_or_default() };
-        (name, value)
-    });
-    Ok(Value::from_pairs(pairs))
+    let calls = tools::with_arguments_read(&member("tool_calls"));
+    let message = tools::with_member(raw, "content", &content);
+    let message = message.and_then(|message| tools::with_member(&message, "tool_calls", &calls));
+    message.ok_or_else(|| refusal::wrong_type(&place("role"), "an object"))
 }

@@ -38,6 +38,16 @@ pub(crate) enum FormAsked {
     Schema(Box<str>),
 }
 
+impl FormAsked {
+    pub(super) fn schema(schema: &str, param: &str) -> Result<Self, Refusal> {
+        if schema.len() > SCHEMA_LEN_MAX {
+            let expected = format!("a schema of at most {SCHEMA_LEN_MAX} bytes");
+            return Err(refusal::out_of_range(param, &expected));
+        }
+        Ok(Self::Schema(schema.into()))
+    }
+}
+
 /// Any JSON object.
 const ANY_OBJECT: &str = r#"{"type":"object"}"#;
 
@@ -162,11 +172,5 @@ pub(super) fn form(fields: &mut Fields) -> Result<FormAsked, Refusal> {
         ("json_schema", ..) => return Err(refusal::missing("response_format.json_schema.schema")),
         _ => return Err(refusal::out_of_range(param, "the type text, json_object or json_schema")),
     };
-    if schema.len() > SCHEMA_LEN_MAX {
-        return Err(refusal::out_of_range(
-            param,
-            &format!("a schema of at most {SCHEMA_LEN_MAX} bytes"),
-        ));
-    }
-    Ok(FormAsked::Schema(schema.into_boxed_str()))
+    FormAsked::schema(&schema, param)
 }

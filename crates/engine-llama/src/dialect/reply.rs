@@ -21,6 +21,8 @@ pub(crate) struct Heading {
     pub(crate) created: u64,
     pub(crate) model: Arc<str>,
     pub(crate) has_logprobs: bool,
+    /// The function whose arguments the answer is.
+    pub(crate) called: Option<Box<str>>,
 }
 
 impl Heading {
@@ -32,11 +34,14 @@ impl Heading {
     }
 
     pub(crate) fn whole(&self, said: &Piece, ending: &Ending) -> Value {
-        let reason = finish_reason(ending.reason);
+        let reason = self.finish_reason(ending.reason);
         let logprobs = self.logprobs(&said.logprobs);
         let mut body = match self.kind {
             Kind::Chat => {
-                let message = json!({"role": "assistant", "content": said.text, "refusal": null});
+                let message = match self.call(&said.text) {
+                    Some(call) => json!({"role": "assistant", "content": null, "tool_calls": [call]}),
+                    None => json!({"role": "assistant", "content": said.text, "refusal": null}),
+                };
                 let choice = json!({
                     "index": 0, "message": message, "logprobs": logprobs, "finish_reason": reason
                 });
@@ -51,20 +56,45 @@ impl Heading {
         body
     }
 
-    /// The first delta of a chat names the role.
+    /// The first delta of a chat names the role, and the function that is called.
     pub(crate) fn opening(&self) -> Option<Value> {
         (self.kind == Kind::Chat).then(|| {
-            let delta = json!({"role": "assistant", "content": ""});
+            let delta = match self.call("") {
+                Some(mut call) => {
+                    call["index"] = json!(0);
+                    json!({"role": "assistant", "content": null, "tool_calls": [call]})
+                }
+                None => json!({"role": "assistant", "content": ""}),
+            };
             self.delta(&delta, &Value::Null, None)
         })
     }
 
     pub(crate) fn piece(&self, piece: &Piece) -> Value {
-        self.delta(&json!({"content": piece.text}), &self.logprobs(&piece.logprobs), None)
+        let delta = if self.called.is_some() {
+            json!({"tool_calls": [{"index": 0, "function": {"arguments": piece.text}}]})
+        } else {
+            json!({"content": piece.text})
+        };
+        self.delta(&delta, &self.logprobs(&piece.logprobs), None)
     }
 
     pub(crate) fn closing(&self, ending: &Ending) -> Value {
-        self.delta(&json!({}), &Value::Null, Some(finish_reason(ending.reason)))
+        self.delta(&json!({}), &Value::Null, Some(self.finish_reason(ending.reason)))
+    }
+
+    fn call(&self, arguments: &str) -> Option<Value> {
+        let name = self.called.as_ref()?;
+        let id = format!("call_{}", self.id.rsplit('-').next().unwrap_or(&self.id));
+        Some(json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}))
+    }
+
+    const fn finish_reason(&self, reason: EndReason) -> &'static str {
+        match reason {
+            EndReason::Stop if self.called.is_some() => "tool_calls",
+            EndReason::Stop => "stop",
+            EndReason::Length => "length",
+        }
     }
 
     pub(crate) fn usage(&self, ending: &Ending) -> Value {
@@ -100,13 +130,6 @@ impl Heading {
             Kind::Chat => json!({"content": tokens.iter().map(chat_logprob).collect::<Vec<_>>()}),
             Kind::Completion => completion_logprobs(tokens),
         }
-    }
-}
-
-const fn finish_reason(reason: EndReason) -> &'static str {
-    match reason {
-        EndReason::Stop => "stop",
-        EndReason::Length => "length",
     }
 }
 

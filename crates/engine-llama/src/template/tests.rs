@@ -9,7 +9,7 @@ const NOW: UnixTime = UnixTime::from_millis(1_767_225_600_000);
 
 fn render(source: &str, messages: &[Value]) -> Result<String, String> {
     let template = Template::new(source.to_owned(), "<s>".to_owned(), "</s>".to_owned())?;
-    template.render(&Given { messages, values: &BTreeMap::new(), now: NOW })
+    template.render(&Given { messages, tools: &[], values: &BTreeMap::new(), now: NOW })
 }
 
 fn message(role: &str, content: &str) -> Value {

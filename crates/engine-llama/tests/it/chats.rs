@@ -108,7 +108,6 @@ async fn what_is_not_honoured_is_refused_by_name() {
     for (name, value) in [
         ("n", json!(2)),
         ("logit_bias", json!({"5": 1})),
-        ("tools", json!([{"type": "function", "function": {"name": "f"}}])),
         ("temprature", json!(1)),
         ("temperature", json!("warm")),
         ("top_p", json!(1.5)),

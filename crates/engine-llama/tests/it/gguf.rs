@@ -119,6 +119,10 @@ fn tensors(vocabulary: u64) -> Vec<(String, Vec<u64>)> {
 }
 
 pub(crate) fn write(path: &Path, context_len: u32) {
+    write_with(path, context_len, TEMPLATE);
+}
+
+pub(crate) fn write_with(path: &Path, context_len: u32, template: &str) {
     let letters = letters();
     let merged = format!("{}{}", letters[usize::from(b't')], letters[usize::from(b'h')]);
     let mut tokens = letters.clone();
@@ -147,7 +151,7 @@ pub(crate) fn write(path: &Path, context_len: u32) {
         ("tokenizer.ggml.bos_token_id", Member::Number(257)),
         ("tokenizer.ggml.eos_token_id", Member::Number(259)),
         ("tokenizer.ggml.add_bos_token", Member::Flag(false)),
-        ("tokenizer.chat_template", Member::Text(TEMPLATE)),
+        ("tokenizer.chat_template", Member::Text(template)),
     ];
     let tensors = tensors(vocabulary);
     let mut bytes = b"GGUF".to_vec();

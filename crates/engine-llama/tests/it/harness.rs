@@ -72,9 +72,22 @@ pub(crate) fn options(folder: &std::path::Path, context_len: u32, slots: u32) ->
 }
 
 impl Engine {
+    /// With a model whose words make no sense; its tokens are bytes.
     pub(crate) async fn start(context_len: u32, slots: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let options = options(folder.path(), context_len, slots);
+        Self::serve(folder, options).await
+    }
+
+    /// With the demo model.
+    pub(crate) async fn demo(context_len: u32, slots: u32) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut options = options(folder.path(), context_len, slots);
+        options.model = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("model/demo.gguf");
+        Self::serve(folder, options).await
+    }
+
+    pub(crate) async fn serve(folder: tempfile::TempDir, options: Options) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
         #[expect(clippy::disallowed_methods, reason = "the runtime of the test ends it")]
         let served = tokio::spawn(serve(options, async move {
@@ -134,6 +147,10 @@ impl Engine {
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         self.call("POST", path, &body.to_string()).await
+    }
+
+    pub(crate) async fn post_text(&self, path: &str, body: &str) -> Answer {
+        self.call("POST", path, body).await
     }
 
     /// A chat of one message, with more members.

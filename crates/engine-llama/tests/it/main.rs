@@ -13,3 +13,7 @@ mod gguf;
 #[cfg(feature = "llama")]
 mod harness;
 mod hub;
+#[cfg(feature = "llama")]
+mod schemas;
+#[cfg(feature = "llama")]
+mod tools;

@@ -1,0 +1,62 @@
+//! What an answer is kept to, and how far it has come.
+
+use std::sync::Arc;
+
+use crate::choices::{Choices, Place};
+use crate::grammar::Walk;
+use crate::question::Form;
+use crate::token::Token;
+
+pub(super) enum Guide {
+    Free,
+    Grammar(Box<Walk>),
+    OneOf(Arc<Choices>, Place),
+}
+
+impl Guide {
+    pub(super) fn new(form: &Form) -> Self {
+        match form {
+            Form::Free => Self::Free,
+            Form::Grammar(grammar) => Self::Grammar(Box::new(grammar.walk())),
+            Form::OneOf(choices) => Self::OneOf(Arc::clone(choices), Place::default()),
+        }
+    }
+
+    /// Goes past the tokens that must follow, and returns them without the answer's end. A closed set of answers is
+    /// chosen only where its longest fits, so that the room is never too small for it.
+    pub(super) fn forced(
+        &mut self,
+        room: usize,
+        ends: impl Fn(Token) -> bool,
+    ) -> Result<Vec<Token>, String> {
+        match self {
+            Self::Free => Ok(Vec::new()),
+            Self::Grammar(walk) => {
+                let mut tokens = if room == 0 { Vec::new() } else { walk.forced() };
+                tokens.truncate(room);
+                if let Some(end) = tokens.iter().position(|token| ends(*token)) {
+                    tokens.truncate(end);
+                }
+                if !tokens.is_empty() {
+                    walk.take(&tokens)?;
+                }
+                Ok(tokens)
+            }
+            Self::OneOf(choices, place) => {
+                let (mut tokens, next) = choices.forced(*place);
+                tokens.retain(|token| !ends(*token));
+                *place = next;
+                Ok(tokens)
+            }
+        }
+    }
+
+    /// The answer is whole, and nothing may follow.
+    pub(super) fn is_over(&self) -> bool {
+        match self {
+            Self::Free => false,
+            Self::Grammar(walk) => walk.is_over(),
+            Self::OneOf(choices, place) => choices.branches(*place).next().is_none(),
+        }
+    }
+}
