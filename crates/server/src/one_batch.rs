@@ -14,7 +14,7 @@ use overnight_domain::file::{File, Purpose, Sha256};
 use overnight_domain::ids::{BatchId, BlobKey, FileId, TenantId};
 use overnight_domain::route::Route;
 use overnight_domain::tally::Tally;
-use overnight_store::{Admission, BatchQuery, Created};
+use overnight_store::{Admission, BatchPatch, BatchQuery, Created};
 use sha2::Digest as _;
 use tokio_util::sync::CancellationToken;
 
@@ -68,6 +68,12 @@ impl OneBatch {
             let begun_with =
                 file.context("the state folder has lost its input; remove it and run again")?.sha256;
             refuse_changed(input, begun_with)?;
+            if known.batch.pause.is_some() {
+                // Whoever runs it again was told why it stopped.
+                let patch = BatchPatch { pause: Some(None), ..BatchPatch::default() };
+                ctx.store.update_batch(&tenant, &known.batch.id, patch, clock::now()).await?;
+                ctx.bell.ring();
+            }
             return Ok(Self { node, ctx, id: known.batch.id, is_resumed: true });
         }
         let route = first_route(input)?;

@@ -276,7 +276,7 @@ async fn follow(batch: &OneBatch, output: &Path, screen: Screen) -> anyhow::Resu
         if let Some(reason) = pause {
             meter.finish();
             tell(batch, screen).await;
-            bail!("{reason}");
+            bail!("{reason}: the same command again does");
         }
         let reason = batch.waiting_reason();
         if reason != said {

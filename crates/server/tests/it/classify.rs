@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use overnight_sim::{Engine, Script, Text};
+use overnight_sim::{Engine, Latency, Script, Text, When};
 use serde_json::{Value, json};
 
 use crate::harness::{PATIENCE, Server, Setup, lines};
 
 const LABELS: &str = "invoice,contract,other";
+/// Requests in flight at an engine that has not said how many it takes.
+const WINDOW: u64 = 8;
 
 /// A folder of documents, and what was made of it beside them.
 struct Folder(tempfile::TempDir);
@@ -84,7 +86,7 @@ fn wait_for(what: &str, child: &mut Child, mut is_there: impl FnMut() -> bool) {
     while !is_there() {
         assert_eq!(child.try_wait().unwrap(), None, "the command ended before {what}");
         assert!(started.elapsed() < PATIENCE, "not reached: {what}");
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -203,6 +205,62 @@ fn a_run_that_is_killed_goes_on_where_it_was() {
     drop(engine);
     folder.run(0, &arguments);
     assert_eq!(folder.labels(), labels);
+}
+
+/// Ctrl-C waits for what is under way, and says how to go on.
+#[test]
+fn a_run_that_is_interrupted_says_so_and_repeats_nothing() {
+    let latency = Latency::Fixed(Duration::from_millis(30));
+    let engine = Engine::start(Script { latency, slots: Some(2), ..echo() }).unwrap();
+    let url = format!("{}/v1", engine.url());
+    let folder = Folder::new(&[]);
+    for at in 0..200 {
+        folder.add(&format!("{at}.txt"), format!("{{\"category\":\"other\",\"at\":{at}}}").as_bytes());
+    }
+    let arguments = ["--labels", LABELS, "--engine", &url];
+    let mut child = folder.classify(&arguments).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for("some are answered", &mut child, || engine.calls().finished >= 10);
+    let interrupted = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status();
+    assert!(interrupted.unwrap().success());
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{}", said(&ended));
+    assert!(said(&ended).contains("run the same command again"), "{}", said(&ended));
+    let before = engine.calls().total;
+    assert!(before < 200, "it was interrupted");
+    folder.run(0, &arguments);
+    let after = engine.calls().total;
+    assert!((200..=200 + WINDOW).contains(&after), "{after} calls, {before} before the interruption");
+    assert!(folder.labels().values().all(|label| label == "other"));
+}
+
+/// An engine that refuses everything is not asked for all of it; once it is mended, the same command goes on.
+#[test]
+fn an_engine_that_refuses_everything_stops_the_run_until_it_is_run_again() {
+    let refusing = echo().with_rule(When::Always, "status=400".parse().unwrap());
+    let engine = Engine::start(refusing).unwrap();
+    let url = format!("{}/v1", engine.url());
+    let folder = Folder::new(&[]);
+    for at in 0..1_200 {
+        folder.add(&format!("{at}.txt"), format!("{{\"category\":\"other\",\"at\":{at}}}").as_bytes());
+    }
+    let arguments = ["--labels", LABELS, "--engine", &url];
+    let ended = folder.run(1, &arguments);
+    assert!(said(&ended).contains("all refused with 400"), "{}", said(&ended));
+    assert!(said(&ended).contains("the same command again"), "{}", said(&ended));
+    let refused = engine.calls().total;
+    assert!(refused < 1_200, "{refused}");
+    engine.set_script(echo());
+    let ended = folder.run(3, &arguments);
+    assert!(said(&ended).contains("have no answer"), "{}", said(&ended));
+    // Those that were refused are asked for when the rest is done.
+    folder.run(0, &arguments);
+    assert!(folder.labels().values().all(|label| label == "other"));
+    // The last of them may have reached the engine when the command had ended.
+    let calls = engine.calls().total - 1_200;
+    assert!(
+        (refused..=refused + WINDOW).contains(&calls),
+        "{calls} calls again, {refused} were refused"
+    );
 }
 
 /// At a server the work goes on while the command is away, and there is never a second batch for it.
@@ -372,8 +430,12 @@ fn what_is_typed_wrongly_is_said_before_anything_is_asked() {
         assert_eq!(ended.status.code(), Some(1), "{}", said(&ended));
         assert!(said(&ended).contains(text), "{text}: {}", said(&ended));
     }
-    assert_eq!(fs::read_to_string(folder.path("mine.txt")).unwrap(), "precious");
     assert!(!folder.path("out.jsonl").exists());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_overnight"));
+    command.args(["classify", "docs", "--labels", LABELS, "-o", "mine.txt"]);
+    let ended = command.current_dir(folder.0.path()).args(here).output().unwrap();
+    assert!(said(&ended).contains("`mine.txt` exists and is not of this command"), "{}", said(&ended));
+    assert_eq!(fs::read_to_string(folder.path("mine.txt")).unwrap(), "precious");
     for usage in
         [&[][..], &["--labels", "a,b", "--labels-file", "c"], &["--labels", "a,b", "--max-chars", "0"]]
     {

@@ -99,7 +99,10 @@ fn notes(counts: &Counts, output: &Path) -> Vec<String> {
     }
     say(counts.unreadable, "could not be read");
     say(counts.stray, "got an answer that is no label");
-    say(counts.failed, "have no answer; run the command again to ask for them again");
+    say(
+        counts.failed,
+        "have no answer, their lines say why; the same command again asks for them again",
+    );
     notes.push(format!(
         "`{}`: {} files, {} documents, {} with a label",
         output.display(),
