@@ -26,20 +26,24 @@ fn end(dispatcher: &mut Dispatcher, sent: &[Send], ended_for: EndedFor, now: Dur
 #[test]
 fn an_engine_that_leaks_makes_nobody_a_suspect() {
     let mut dispatcher = dispatcher(&[4]);
-    dispatcher.open(terms(1, 0, 4), chunk(4));
+    dispatcher.open(terms(1, 0, 5), chunk(5));
     for _ in 0..2 {
         let sent = send_all(&mut dispatcher, at(0));
-        assert_eq!(sent.len(), 4, "all together, so nobody is isolated");
+        assert_eq!(sent.len(), 4);
         for followup in end(&mut dispatcher, &sent, EndedFor::Memory, at(0)) {
             assert_eq!(followup, Followup::Again);
         }
         assert_eq!(dispatcher.health(ENGINE), &Health::Up);
     }
     assert_eq!(dispatcher.attempts_charged(), 0);
-    for send in send_all(&mut dispatcher, at(1)) {
-        assert_eq!(dispatcher.answered(send.token, at(2)).expect("known").first.attempts, 1);
+    let mut sent = send_all(&mut dispatcher, at(1));
+    let first = dispatcher.answered(sent.remove(0).token, at(2)).expect("known").first;
+    assert_eq!(first.attempts, 1);
+    sent.push(dispatcher.next(at(2)).expect("another runs beside them: nobody is isolated"));
+    for send in sent {
+        assert_eq!(dispatcher.answered(send.token, at(3)).expect("known").first.attempts, 1);
     }
-    assert_eq!(dispatcher.attempts_charged(), 4);
+    assert_eq!(dispatcher.attempts_charged(), 5);
 }
 
 #[test]
