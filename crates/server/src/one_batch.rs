@@ -127,6 +127,7 @@ impl OneBatch {
             .context("failed to read the manifest in the state folder")?;
         let mut manifest: Manifest = serde_json::from_slice(&manifest)?;
         let targets = targets.clone();
+        let cut_short = batch.tally.usage.cut_short;
         blocking(move || -> anyhow::Result<RunRecord> {
             if let Some(errors) = &targets.errors {
                 Files::copy(files.output.as_deref(), &targets.output)?;
@@ -140,6 +141,7 @@ impl OneBatch {
                 input: absolute(&targets.input)?,
                 output: absolute(&targets.output)?,
                 errors: targets.errors.as_deref().map(absolute).transpose()?,
+                cut_short,
                 manifest,
             })
         })

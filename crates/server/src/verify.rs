@@ -60,6 +60,9 @@ pub(crate) struct RunRecord {
     pub(crate) output: PathBuf,
     /// None: failed requests have their lines in the output.
     pub(crate) errors: Option<PathBuf>,
+    /// Answers that ended at their limit of length; older versions did not keep it.
+    #[serde(default)]
+    pub(crate) cut_short: u64,
     pub(crate) manifest: Manifest,
 }
 

@@ -15,6 +15,7 @@ use super::config::ConfigOptions;
 use super::meter::Meter;
 use super::screen::Screen;
 use super::serve::{THREADS_WITHIN, start_logging};
+use super::status::cut_short;
 use crate::config::units::{parse_duration, show_duration};
 use crate::config::{Config, Environment};
 use crate::notify::Sender;
@@ -319,6 +320,9 @@ fn end(screen: Screen, record: &RunRecord) -> std::io::Result<Ending> {
             manifest.completed,
             manifest.failed
         ));
+        if record.cut_short > 0 {
+            screen.note(&cut_short(record.cut_short));
+        }
     }
     Ok(if manifest.failed == 0 { Ending::Answered } else { Ending::WithFailed })
 }

@@ -39,7 +39,8 @@ pub(super) fn path(id: &str) -> String {
     format!("/v1/batches/{}", escape(id))
 }
 
-fn cut_short(count: u64) -> String {
+/// What is said of answers that are not whole.
+pub(super) fn cut_short(count: u64) -> String {
     format!(
         "{count} answers ended at their limit of length: `max_tokens` or the context is too small for them"
     )

@@ -203,6 +203,38 @@ fn answers_that_end_at_their_limit_are_counted() {
     assert_eq!(batch["overnight"]["cut_short"], 7, "{batch}");
 }
 
+/// `overnight status` has always said so, and `overnight run` did not.
+#[test]
+fn a_run_says_how_many_answers_ended_at_their_limit() {
+    let server = Server::idle(Setup::default());
+    let folder = server.folder.path();
+    let request = |at: usize| {
+        let mut request = question(at, 20);
+        request["body"]["max_tokens"] = json!(if at < 2 { 0 } else { 100 });
+        request
+    };
+    let content = (0..5).map(|at| format!("{}\n", request(at))).collect::<String>();
+    std::fs::write(folder.join("in.jsonl"), content).unwrap();
+    let ollama = Ollama { num_ctx: NUM_CTX, answer_tokens: 1, ..Ollama::default() };
+    let engine = Engine::start(Script { shape: Shape::Ollama, ollama, ..Script::default() }).unwrap();
+    let run = |more: &[&str]| {
+        let ended = std::process::Command::new(env!("CARGO_BIN_EXE_overnight"))
+            .args(["run", "in.jsonl", "-o", "out.jsonl", "--engine", &engine.url()])
+            .args(more)
+            .current_dir(folder)
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (ended.status.code(), text(ended.stdout), text(ended.stderr))
+    };
+    let (code, _, said) = run(&[]);
+    assert!(code == Some(0) && said.contains("2 answers ended at their limit of length"), "{said}");
+    // What is done is only told again.
+    let (_, told, _) = run(&["--json"]);
+    let record: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(record["cut_short"], 2, "{record}");
+}
+
 /// An engine of the OpenAI dialect refuses by itself, in its own words.
 #[test]
 fn an_engine_that_refuses_long_prompts_is_taken_at_its_word() {
