@@ -73,6 +73,9 @@ pub const PACK_MEMBERS_LEN_MAX: usize = 16 * KIB as usize;
 /// So many packs that fail one after the other say that the engine takes less; with one bad request in a hundred, three
 /// packs of 32 in a row are hit in one case of fifty, and then smaller ones are better anyway.
 pub const PACKS_FAILED_MAX: u32 = 3;
+/// So many refusals as busy, one after the other and each of a pack that the engine had for itself, say that the pack is
+/// what it has no room for. An engine that others keep busy gets smaller packs for a while, and loses nothing by it.
+pub const PACKS_BUSY_MAX: u32 = 3;
 /// After so many answers more is tried again: a limit that is real costs some calls in a hundred.
 pub const PACKS_ANSWERED_RECOVER: u32 = 256;
 /// More than fit into the bytes of a pack.

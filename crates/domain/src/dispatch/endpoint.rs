@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::fault::Fault;
 use crate::limits::{
-    BACKOFF_FIRST, DOUBT_FOR, MISCONFIGURED_RETRY, PROBE_FIRST, PROBE_MAX, RETRY_AFTER_MAX,
+    BACKOFF_FIRST, DOUBT_FOR, MISCONFIGURED_RETRY, PACKS_BUSY_MAX, PROBE_FIRST, PROBE_MAX,
+    RETRY_AFTER_MAX,
 };
 use crate::pack::PackLimits;
 use crate::patience::{Deadline, backoff};
@@ -71,6 +72,8 @@ pub(super) struct Endpoint {
     blocked: HashMap<String, Duration>,
     paused_until: Duration,
     busy_in_a_row: u32,
+    /// Those of them that came while it had no other call of ours.
+    busy_alone_in_a_row: u32,
     probe_at: Duration,
     failed_probes: u32,
     is_probing: bool,
@@ -93,6 +96,7 @@ impl Endpoint {
             blocked: HashMap::new(),
             paused_until: Duration::ZERO,
             busy_in_a_row: 0,
+            busy_alone_in_a_row: 0,
             probe_at: Duration::ZERO,
             failed_probes: 0,
             is_probing: false,
@@ -157,6 +161,7 @@ impl Endpoint {
         self.window.on_answer();
         self.deadline.on_answer(latency);
         self.busy_in_a_row = 0;
+        self.busy_alone_in_a_row = 0;
         if self.is_on_trial() {
             self.health = Health::Up;
         }
@@ -167,12 +172,18 @@ impl Endpoint {
 
     pub(super) fn on_busy(&mut self, now: Duration, retry_after: Option<Duration>, seed: u64) {
         self.busy_in_a_row += 1;
+        self.busy_alone_in_a_row += u32::from(self.in_flight == 0);
         self.window.on_busy(self.in_flight);
         let pause = retry_after.map_or_else(
             || backoff(BACKOFF_FIRST, PROBE_MAX, self.busy_in_a_row, seed),
             |asked| asked.min(RETRY_AFTER_MAX),
         );
         self.paused_until = self.paused_until.max(now + pause);
+    }
+
+    /// It is busy with the one call that it has, again and again.
+    pub(super) const fn is_busy_with_one(&self) -> bool {
+        self.in_flight == 0 && self.busy_alone_in_a_row >= PACKS_BUSY_MAX
     }
 
     pub(super) fn on_timeout(&mut self, waited: Duration) {

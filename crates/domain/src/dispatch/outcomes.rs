@@ -76,7 +76,11 @@ impl Dispatcher {
         match fault {
             Fault::Busy { retry_after, .. } => {
                 endpoint.on_busy(now, retry_after, token.0);
-                self.put_back(&flight);
+                if !flight.pack.ordinals.is_one() && endpoint.is_busy_with_one() {
+                    self.halve_as_too_large(&flight);
+                } else {
+                    self.put_back(&flight);
+                }
                 Followup::Again
             }
             Fault::Down { detail } => {

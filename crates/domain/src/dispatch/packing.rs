@@ -75,9 +75,15 @@ impl Packing {
         self.answered_in_a_row = 0;
         self.failed_in_a_row += 1;
         if self.failed_in_a_row >= PACKS_FAILED_MAX {
-            self.failed_in_a_row = 0;
-            self.ceiling = Some((inputs.min(self.limits().inputs) / 2).max(1));
+            self.lower(inputs);
         }
+    }
+
+    /// Calls with so many inputs are too large.
+    fn lower(&mut self, inputs: u32) {
+        self.failed_in_a_row = 0;
+        self.answered_in_a_row = 0;
+        self.ceiling = Some((inputs.min(self.limits().inputs) / 2).max(1));
     }
 
     /// Now and then more is tried again.
@@ -208,16 +214,25 @@ impl Dispatcher {
         }
         // What is halved already tells of its requests, not of the engine.
         let first = flight.pack.first();
-        if self.pasts.get(&first).is_none_or(|past| past.halved_to.is_none())
-            && let Some(chunk) = self.chunks.get(&flight.pack.chunk)
-        {
-            let ordinals = flight.pack.ordinals.iter();
-            let inputs =
-                ordinals.filter_map(|ordinal| chunk.shape_of(*ordinal)).map(|shape| shape.inputs);
-            self.endpoints[flight.endpoint.index()].packing.on_failure(inputs.sum());
+        if self.pasts.get(&first).is_none_or(|past| past.halved_to.is_none()) {
+            let inputs = self.inputs_of(&flight.pack);
+            self.endpoints[flight.endpoint.index()].packing.on_failure(inputs);
         }
         self.halve(&flight.pack);
         Followup::Again
+    }
+
+    /// The engine is busy whenever it has this pack, and with nothing else of ours: it has no room for so much at once.
+    pub(super) fn halve_as_too_large(&mut self, flight: &Flight) {
+        let inputs = self.inputs_of(&flight.pack);
+        self.endpoints[flight.endpoint.index()].packing.lower(inputs);
+        self.halve(&flight.pack);
+    }
+
+    fn inputs_of(&self, pack: &Pack) -> u32 {
+        let Some(chunk) = self.chunks.get(&pack.chunk) else { return 0 };
+        let shapes = pack.ordinals.iter().filter_map(|ordinal| chunk.shape_of(*ordinal));
+        shapes.map(|shape| shape.inputs).sum()
     }
 
     /// Back to the head of their chunk, to be sent by halves.

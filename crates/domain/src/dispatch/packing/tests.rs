@@ -50,6 +50,37 @@ fn a_call_takes_up_to_the_limits_and_is_one_place_in_the_window() {
     assert!(recorded.iter().all(|recorded| recorded.attempts == 1));
 }
 
+/// TEI has a permit for each input: a pack of more inputs than it has permits is "overloaded" for ever.
+#[test]
+fn a_pack_that_an_idle_engine_has_no_room_for_is_sent_by_halves() {
+    const PERMITS: usize = 5;
+    let mut dispatcher = packing(&[4], 32, 100_000);
+    let slot = dispatcher.open(terms(1, 0, 200), embeddings((0..200).map(|_| shape(1, 1, 10))));
+    let (mut now, mut refusals) = (at(0), 0);
+    while !dispatcher.chunks[&slot].progress().is_done() {
+        now = now.max(dispatcher.wake_at(now).unwrap_or(now));
+        let (sent, _) = packs(&mut dispatcher, now);
+        // What is there at once shares the permits.
+        let mut permits = PERMITS;
+        for send in sent {
+            let inputs = send.pack.ordinals.len();
+            if inputs <= permits {
+                permits -= inputs;
+                for recorded in dispatcher.answered(send.token, now).expect("known").iter() {
+                    assert_eq!(recorded.attempts, 1, "nobody is charged");
+                    dispatcher.durable(slot);
+                }
+            } else {
+                refusals += 1;
+                assert!(refusals < 100, "it never ends");
+                let busy = Fault::Busy { status: 429, retry_after: None, detail: String::new() };
+                assert_eq!(dispatcher.faulted(send.token, busy, now), Followup::Again);
+            }
+        }
+    }
+    assert_eq!(dispatcher.pack_ceiling(EndpointNumber(0)), Some(4));
+}
+
 #[test]
 fn inputs_tokens_and_bytes_are_counted_over_the_whole_call() {
     let first_pack = |limits: (u32, u64), shapes: &[PackShape]| {
