@@ -35,19 +35,29 @@ pub(super) fn engines(
     for (number, table) in tables.iter().enumerate() {
         let mut reader = Reader { kind: "engine", number, table, environment, shown: &mut *shown };
         let engine = engine(&mut reader)?;
-        if let Some(other) =
-            engines.iter().find(|other| other.name == engine.name || other.url == engine.url)
-        {
-            let what = if other.name == engine.name {
-                format!("two engines have the name `{}`", engine.name)
-            } else {
-                format!("the engines `{}` and `{}` have the same `url`", other.name, engine.name)
-            };
+        if let Some(what) = engines.iter().find_map(|other| conflict(other, &engine)) {
             return Err(ConfigError::new(&table.origin, what));
         }
         engines.push(engine);
     }
     Ok(engines)
+}
+
+/// Why there cannot be both.
+fn conflict(one: &EngineConfig, other: &EngineConfig) -> Option<String> {
+    if one.name == other.name {
+        return Some(format!("two engines have the name `{}`", one.name));
+    }
+    let slot = |engine: &EngineConfig| engine.process.as_ref().and_then(|process| process.rules.slot);
+    // Of those that we start on one GPU only one is there at a time.
+    let take_turns = slot(one).is_some() && slot(one) == slot(other);
+    (one.url == other.url && !take_turns).then(|| {
+        format!(
+            "the engines `{}` and `{}` have the same `url`, which only engines can that Overnight starts in turns \
+             (`command`, and the same `gpu`)",
+            one.name, other.name
+        )
+    })
 }
 
 /// Engines that were given by their address alone.

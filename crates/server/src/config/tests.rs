@@ -333,6 +333,13 @@ fn engines_and_keys_are_refused_with_their_place() {
             "the engines `a` and `b` have the same `url`",
         ),
         (
+            &format!(
+                "{engine}command = \"a\"\ngpu = 0\n{}command = \"b\"\ngpu = 1\n",
+                engine.replace("\"a\"", "\"b\"")
+            ),
+            "the engines `a` and `b` have the same `url`",
+        ),
+        (
             "[[engine]]\nname = \"a\"\nkind = \"openai\"",
             "overnight.toml:1: this `[[engine]]` has no `url`",
         ),

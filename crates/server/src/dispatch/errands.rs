@@ -136,6 +136,10 @@ impl Dispatch {
 
     fn on_facts(&mut self, number: EndpointNumber, result: Result<EngineFacts, Fault>) {
         self.claims.on_facts(number);
+        if self.core.withheld(number).is_some() {
+            // Another may have taken its place before it was asked.
+            return;
+        }
         match result {
             Ok(facts) => {
                 let (limits, window) = self.endpoints[number.index()].note_facts(facts);
@@ -149,6 +153,9 @@ impl Dispatch {
     }
 
     fn on_models(&mut self, number: EndpointNumber, result: Result<Vec<String>, Fault>) {
+        if self.core.withheld(number).is_some() {
+            return;
+        }
         match result {
             Ok(models) => {
                 let endpoint = &mut self.endpoints[number.index()];

@@ -213,7 +213,7 @@ fn a_run_says_how_many_answers_ended_at_their_limit() {
         request["body"]["max_tokens"] = json!(if at < 2 { 0 } else { 100 });
         request
     };
-    let content = (0..5).map(|at| format!("{}\n", request(at))).collect::<String>();
+    let content = (0..5).map(|at| format!("{}\n", request(at))).collect::<Vec<_>>().concat();
     std::fs::write(folder.join("in.jsonl"), content).unwrap();
     let ollama = Ollama { num_ctx: NUM_CTX, answer_tokens: 1, ..Ollama::default() };
     let engine = Engine::start(Script { shape: Shape::Ollama, ollama, ..Script::default() }).unwrap();

@@ -47,6 +47,12 @@ impl StandIn {
         self
     }
 
+    /// Where another one listens too, whenever this one does not.
+    pub(super) const fn at(mut self, address: std::net::SocketAddr) -> Self {
+        self.address = address;
+        self
+    }
+
     /// Can be found among all processes.
     pub(super) fn marked(mut self) -> Self {
         self.marker = format!("STAND_IN_MARKER={}", self.address);

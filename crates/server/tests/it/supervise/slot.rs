@@ -39,6 +39,22 @@ fn two_models_on_one_slot_take_turns_and_never_run_together() {
     }
 }
 
+/// The same command with another model: both listen where it always does, and only one is there at a time.
+#[test]
+fn two_engines_with_one_address_take_turns_on_their_slot() {
+    let settings = |name| format!("gpu = 0\nmodels = [\"{name}\"]");
+    let one = StandIn::new("one");
+    let two = StandIn::new("two").at(one.address);
+    let server = with_engines(one.table(&settings("one")) + &two.table(&settings("two")));
+    for name in ["one", "two", "one"] {
+        let batch = server.wait_for_end_of(&submit(&server, name, 20));
+        assert_eq!(batch["request_counts"]["completed"], 20, "{batch}");
+    }
+    let view = wait_for_process(&server, "one", |view| view["process"]["state"] == "ready");
+    assert_eq!(view["models"], json!(["one"]));
+    assert_eq!(view["process"]["restarts"], 0);
+}
+
 /// One batch that names both models: each part waits for its engine, and neither holds up the other.
 #[test]
 fn a_batch_of_two_models_on_one_slot_is_answered_whole() {
