@@ -239,3 +239,6 @@ impl<'model> Computing<'model> {
         self.load.computed_tokens.store(self.schedule.computed(), Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,8 +16,9 @@ use crate::token::Token;
 
 /// JSON values in a schema, all levels together: a few thousand properties that may come or not make the compiler slow.
 const VALUES_MAX: usize = 4_096;
-/// States that one answer's lexer may come to; each takes one or two kilobytes.
-const LEXER_STATES_MAX: usize = 20_000;
+/// States that one answer's lexer may come to; each takes one or two kilobytes. Texts of a bounded length need the most,
+/// about nine for each of their characters.
+const LEXER_STATES_MAX: usize = 50_000;
 /// An own member of the compiler, by which a schema could change how it is read.
 const COMPILER_OPTIONS: &str = "x-guidance";
 

@@ -224,12 +224,10 @@ impl Talk {
 /// Hands over what is left to say. True: there is still something.
 pub(super) fn deliver(said: &mpsc::Sender<Said>, rest: &mut Vec<Said>) -> bool {
     while !rest.is_empty() {
-        match said.try_send(rest[0].clone()) {
-            Ok(()) => {
-                rest.remove(0);
-            }
-            Err(TrySendError::Full(_)) => return true,
-            Err(TrySendError::Closed(_)) => return false,
+        match said.try_reserve() {
+            Ok(place) => place.send(rest.remove(0)),
+            Err(TrySendError::Full(())) => return true,
+            Err(TrySendError::Closed(())) => return false,
         }
     }
     false

@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::chat::ChatAsked;
@@ -63,4 +64,115 @@ fn prompts_and_inputs_are_texts_or_tokens() {
     let two = vec![Input::Text("a".to_owned()), Input::Tokens(vec![1])];
     assert_eq!(inputs(r#"{"input": ["a", [1]]}"#), Ok(two));
     assert!(inputs(r#"{"input": []}"#).is_err());
+}
+
+/// JSON of any kind, with the names that are read in it.
+fn any_value() -> impl Strategy<Value = Value> {
+    let name = prop::sample::select(vec![
+        "role",
+        "content",
+        "type",
+        "text",
+        "function",
+        "name",
+        "parameters",
+        "arguments",
+        "tool_calls",
+        "schema",
+        "json_schema",
+        "strict",
+        "include_usage",
+        "x",
+    ]);
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        prop::sample::select(vec![
+            "user",
+            "tool",
+            "function",
+            "text",
+            "json_schema",
+            "required",
+            "auto",
+            "",
+            "\u{0}é"
+        ])
+        .prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 24, 4, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::vec((name.clone(), inner), 0..5).prop_map(|members| {
+                members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Value>()
+            }),
+        ]
+    })
+}
+
+fn any_body() -> impl Strategy<Value = Value> {
+    let name = prop::sample::select(vec![
+        "messages",
+        "prompt",
+        "input",
+        "model",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "seed",
+        "stop",
+        "max_tokens",
+        "max_completion_tokens",
+        "stream",
+        "stream_options",
+        "response_format",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "logprobs",
+        "top_logprobs",
+        "n",
+        "echo",
+        "dimensions",
+        "encoding_format",
+        "chat_template_kwargs",
+        "frobnicate",
+    ]);
+    let messages = json!([{"role": "user", "content": "x"}]);
+    (prop::collection::vec((name, any_value()), 0..6), any::<bool>()).prop_map(
+        move |(members, is_chat)| {
+            let mut body: serde_json::Map<String, Value> =
+                members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            if is_chat {
+                body.insert("messages".to_owned(), messages.clone());
+            }
+            Value::Object(body)
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_body_says_it_is_read_or_refused_in_words(body in any_body()) {
+        let body = body.to_string();
+        let read = [
+            ChatAsked::read(body.as_bytes()).map(drop),
+            CompletionAsked::read(body.as_bytes()).map(drop),
+            EmbeddingAsked::read(body.as_bytes()).map(drop),
+        ];
+        for refusal in read.into_iter().filter_map(Result::err) {
+            prop_assert!((400..500).contains(&refusal.status) && !refusal.message().is_empty());
+            prop_assert!(refusal.body()["error"]["code"].is_string());
+        }
+    }
+
+    #[test]
+    fn whatever_bytes_come_they_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        prop_assert!(ChatAsked::read(&bytes).is_err());
+        prop_assert!(CompletionAsked::read(&bytes).is_err());
+        prop_assert!(EmbeddingAsked::read(&bytes).is_err());
+    }
 }

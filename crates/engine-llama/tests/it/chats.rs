@@ -1,17 +1,10 @@
 //! Chats and completions.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt as _;
 
-use crate::harness::{Engine, chat};
+use crate::harness::{Engine, content};
 
 const GREEDY: f64 = 0.0;
-
-fn content(answer: &Value) -> String {
-    answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chat_is_answered_whole_and_as_a_stream_alike() {
@@ -133,12 +126,19 @@ async fn what_is_not_honoured_is_refused_by_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sampled_answers_repeat_with_their_seed_and_differ_without() {
     let engine = Engine::start(256, 4).await;
-    let with = |seed: Value| json!({"max_tokens": 24, "temperature": 1.5, "seed": seed});
-    let first = content(&engine.chat("x", with(json!(7))).await.ok());
-    assert_eq!(content(&engine.chat("x", with(json!(7))).await.ok()), first);
-    assert_ne!(content(&engine.chat("x", with(json!(8))).await.ok()), first);
-    let free = content(&engine.chat("x", with(Value::Null)).await.ok());
-    assert_ne!(content(&engine.chat("x", with(Value::Null)).await.ok()), free);
+    let digits = json!({"type": "string", "pattern": "^[0-9a-f]{16}$"});
+    let by_schema = json!({"type": "json_schema", "json_schema": {"name": "a", "schema": digits}});
+    for form in [json!({"type": "text"}), by_schema] {
+        let ask = async |seed: Value| {
+            let asked =
+                json!({"max_tokens": 24, "temperature": 1.5, "seed": seed, "response_format": form});
+            content(&engine.chat("x", asked).await.ok())
+        };
+        let first = ask(json!(7)).await;
+        assert_eq!(ask(json!(7)).await, first);
+        assert_ne!(ask(json!(8)).await, first);
+        assert_ne!(ask(Value::Null).await, ask(Value::Null).await);
+    }
     engine.stop().await;
 }
 
@@ -164,39 +164,6 @@ async fn log_probabilities_are_of_the_tokens_that_were_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_schema_is_kept_to_and_a_bad_one_is_refused_each_time() {
-    let engine = Engine::start(1_024, 4).await;
-    let format = |schema: Value| {
-        json!({"max_tokens": 400, "temperature": 1.0, "seed": 3,
-            "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}})
-    };
-    let closed = json!({"type": "object", "required": ["kind"],
-        "properties": {"kind": {"type": "string", "enum": ["invoice", "contract", "other"]}}});
-    let answer = engine.chat("x", format(closed.clone())).await.ok();
-    let kind: Value = serde_json::from_str(&content(&answer)).unwrap();
-    assert!(["invoice", "contract", "other"].contains(&kind["kind"].as_str().unwrap()));
-    assert_eq!(answer["choices"][0]["finish_reason"], "stop");
-    // With other sampling the same schema is a grammar.
-    let mut by_grammar = format(closed);
-    by_grammar["top_k"] = json!(5);
-    let answer = engine.chat("x", by_grammar).await.ok();
-    let kind: Value = serde_json::from_str(&content(&answer)).unwrap();
-    assert!(["invoice", "contract", "other"].contains(&kind["kind"].as_str().unwrap()));
-    let open = json!({"type": "object", "required": ["n", "tags"], "additionalProperties": false,
-        "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9},
-            "tags": {"type": "array", "maxItems": 2, "items": {"enum": ["a", "b"]}}}});
-    let answer = engine.chat("x", format(open)).await.ok();
-    let said: Value = serde_json::from_str(&content(&answer)).unwrap();
-    assert!(said["n"].as_u64().unwrap() <= 9 && said["tags"].as_array().unwrap().len() <= 2, "{said}");
-    for _ in 0..2 {
-        let bad = format(json!({"type": "object", "properties": {"a": {"$ref": "#/nowhere"}}}));
-        let (status, code, _) = engine.chat("x", bad).await.refusal();
-        assert_eq!((status, code.as_str()), (400, "invalid_schema"));
-    }
-    engine.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_common_beginning_is_computed_once_and_changes_no_greedy_answer() {
     let engine = Engine::start(512, 8).await;
     let beginning = "the same long beginning of many questions, over and over. ".repeat(3);
@@ -213,24 +180,18 @@ async fn a_common_beginning_is_computed_once_and_changes_no_greedy_answer() {
     engine.stop().await;
 }
 
-/// Each of them reads the beginning of its answer and hangs up.
+/// Characters of four bytes, and so of four tokens of this vocabulary, and one of two.
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_hangs_up_frees_their_place() {
-    let engine = Engine::start(4_096, 4).await;
-    let body = chat("x", json!({"stream": true, "temperature": 1.9, "max_tokens": 4_000})).to_string();
-    let hang_up = async || {
-        let mut stream = engine.connect("POST", "/v1/chat/completions", &body).await;
-        let mut byte = [0];
-        // Those behind the first four wait for their place, and hang up waiting.
-        let _ = tokio::time::timeout(Duration::from_millis(300), stream.read_exact(&mut byte)).await;
-    };
-    futures::future::join_all((0..64).map(|_| hang_up())).await;
-    let freed = async {
-        while engine.metric("requests_running").await + engine.metric("requests_waiting").await > 0.0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), freed).await.expect("all are forgotten");
-    engine.chat("still there", json!({"max_tokens": 1})).await.ok();
+async fn a_character_of_several_tokens_is_streamed_whole() {
+    let engine = Engine::start(512, 2).await;
+    let schema = json!({"type": "string", "pattern": "^[\u{1F980}-\u{1F98F}\u{e0}-\u{ef}]{6}$"});
+    let asked = json!({"stream": true, "max_tokens": 60, "temperature": 1.5, "seed": 5,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}});
+    let events = engine.chat("x", asked).await.events();
+    let deltas = events.iter().filter_map(|event| event["choices"][0]["delta"]["content"].as_str());
+    let deltas: Vec<&str> = deltas.filter(|delta| !delta.is_empty()).collect();
+    assert!(deltas.iter().all(|delta| !delta.contains('\u{fffd}')), "{deltas:?}");
+    let said: String = serde_json::from_str(&deltas.concat()).unwrap();
+    assert_eq!(said.chars().count(), 6, "{said}");
     engine.stop().await;
 }

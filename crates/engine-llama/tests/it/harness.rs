@@ -25,12 +25,18 @@ pub(crate) struct Engine {
 
 pub(crate) struct Answer {
     pub(crate) status: u16,
+    head: String,
     pub(crate) text: String,
 }
 
 impl Answer {
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("no JSON: {}", self.text))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let pairs = self.head.lines().filter_map(|line| line.split_once(": "));
+        pairs.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
     }
 
     /// The JSON of a call that was answered well.
@@ -131,14 +137,19 @@ impl Engine {
     }
 
     async fn call(&self, method: &str, path: &str, body: &str) -> Answer {
-        let mut stream = self.connect(method, path, body).await;
+        self.read(self.connect(method, path, body).await).await
+    }
+
+    /// The rest of a connection.
+    pub(crate) async fn read(&self, mut stream: UnixStream) -> Answer {
         let mut bytes = Vec::new();
         tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("in time").unwrap();
         let text = String::from_utf8(bytes).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         let is_chunked = head.to_lowercase().contains("transfer-encoding: chunked");
-        Answer { status, text: if is_chunked { dechunked(body) } else { body.to_owned() } }
+        let text = if is_chunked { dechunked(body) } else { body.to_owned() };
+        Answer { status, head: head.to_owned(), text }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
@@ -167,6 +178,11 @@ impl Engine {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "a `json!` where it is called")]
+/// What the model said.
+pub(crate) fn content(answer: &Value) -> String {
+    answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+}
+
 pub(crate) fn chat(message: &str, more: Value) -> Value {
     let mut body = json!({"model": "random", "messages": [{"role": "user", "content": message}]});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

@@ -4,6 +4,8 @@
 #[cfg(feature = "llama")]
 mod chats;
 #[cfg(feature = "llama")]
+mod crowds;
+#[cfg(feature = "llama")]
 mod damage;
 #[cfg(feature = "llama")]
 mod embeddings;

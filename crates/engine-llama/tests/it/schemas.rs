@@ -5,11 +5,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 
-use crate::harness::Engine;
-
-fn content(answer: &Value) -> String {
-    answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
-}
+use crate::harness::{Engine, content};
 
 fn by_schema(schema: &Value, more: &Value) -> Value {
     let mut body = json!({"model": "random",
@@ -140,9 +136,12 @@ async fn what_a_schema_asks_and_cannot_be_kept_to_is_refused_by_name() {
             &schema,
             &json!({"messages": [{"role": "user", "content": "x"}], "max_tokens": 9}),
         );
-        let (status, code, message) = engine.post("/v1/chat/completions", &body).await.refusal();
-        assert_eq!((status, code.as_str()), (400, "invalid_schema"), "{schema}: {message}");
-        assert!(message.contains(named), "{schema}: {message}");
+        // The second time it is known already.
+        for _ in 0..2 {
+            let (status, code, message) = engine.post("/v1/chat/completions", &body).await.refusal();
+            assert_eq!((status, code.as_str()), (400, "invalid_schema"), "{schema}: {message}");
+            assert!(message.contains(named), "{schema}: {message}");
+        }
     }
     engine.stop().await;
 }
