@@ -119,6 +119,9 @@ pub const ENGINE_READY_WITHIN: Duration = Duration::from_secs(900);
 pub const ENGINE_STALL_AFTER: Duration = Duration::from_secs(600);
 /// Its process runs and nobody answers at its address: a part of it has died. A probe comes at least every 15 s.
 pub const ENGINE_SILENT_MAX: Duration = Duration::from_secs(60);
+/// The same of the built-in engine, which answers from threads that compute nothing: a step that takes long, or a machine
+/// with much to do, does not silence it. It watches its steps itself; what it cannot see is that it was stopped as a whole.
+pub const BUILTIN_SILENT_MAX: Duration = Duration::from_secs(12);
 /// A request may be in flight so often when its engine is ended for its memory: an engine that leaks is ended at any
 /// moment, but hardly over the same request each time. Who is there a third time may be what fills it.
 pub const MEMORY_ENDS_EXCUSED: u8 = 2;
@@ -132,6 +135,8 @@ pub const ENGINE_TURN_IDLE: Duration = Duration::from_secs(5);
 pub const ENGINE_DRAIN_MIN: Duration = Duration::from_millis(700);
 /// From the request to end to the end by force.
 pub const ENGINE_STOP_GRACE: Duration = Duration::from_secs(10);
+/// The same of the built-in engine, which has nothing to put in order: as long as most of its steps take.
+pub const BUILTIN_STOP_GRACE: Duration = Duration::from_secs(2);
 /// The same when the server stops: it fits into what is left of its own time.
 pub const ENGINE_STOP_GRACE_LAST: Duration = Duration::from_secs(3);
 /// What an engine of ours prints is kept in two files of this length: enough for the start of any engine, whatever floods

@@ -16,8 +16,7 @@ use std::time::Duration;
 pub use lifecycle::{Event, IllegalTransition, Lifecycle, State};
 
 use crate::limits::{
-    BACKOFF_MAX, ENGINE_DRAIN_MIN, ENGINE_LOADS_PER_TURN, ENGINE_SILENT_MAX, ENGINE_TURN_IDLE,
-    ENGINE_TURN_MIN,
+    BACKOFF_MAX, ENGINE_DRAIN_MIN, ENGINE_LOADS_PER_TURN, ENGINE_TURN_IDLE, ENGINE_TURN_MIN,
 };
 
 /// How one engine is to be treated.
@@ -27,6 +26,8 @@ pub struct Rules {
     pub ready_within: Duration,
     /// Calls are in flight and it has said nothing for so long, nor for as long as an answer may take: it is stuck.
     pub stall_after: Duration,
+    /// Its process runs and nobody answers for so long: a part of it has died.
+    pub silent_after: Duration,
     /// Without work for so long it is stopped. None: it stays until its slot is needed.
     pub idle_after: Option<Duration>,
     /// Its processes hold more memory than this: it leaks.
@@ -48,7 +49,7 @@ pub struct Seen {
     pub memory_len: u64,
     /// How long it took to get ready, the last time.
     pub load: Option<Duration>,
-    /// Connections to it are refused, or probes find nobody.
+    /// Connections to it are refused, or probes and looks find nobody.
     pub is_silent: bool,
     /// Nothing would be sent to it even if it were ready: its GPU is too hot, the disk is full.
     pub is_held_up: bool,
@@ -332,9 +333,10 @@ impl Engine {
                 )
             }
             State::Ready { .. } | State::Draining { .. }
-                if now.saturating_sub(self.heard_at) > ENGINE_SILENT_MAX =>
+                if now.saturating_sub(self.heard_at) > self.rules.silent_after =>
             {
-                format!("it runs and has not answered for {}", in_words(ENGINE_SILENT_MAX))
+                action = Action::End(EndedFor::Silence);
+                format!("it runs and has not answered for {}", in_words(self.rules.silent_after))
             }
             State::Ready { .. } => {
                 let idle = now.saturating_sub(self.useful_at);

@@ -12,8 +12,8 @@ use crate::engine::Engine;
 use crate::openai::OpenAi;
 
 /// Where engines listen unless they were told otherwise, in the order in which we would use them: Ollama, vLLM,
-/// llama.cpp (and TEI in its container), SGLang, LM Studio, TEI.
-pub const USUAL_PORTS: [u16; 6] = [11434, 8000, 8080, 30000, 1234, 3000];
+/// llama.cpp (and TEI in its container), SGLang, LM Studio, TEI, our own.
+pub const USUAL_PORTS: [u16; 7] = [11434, 8000, 8080, 30000, 1234, 3000, 8643];
 
 /// An engine that answered with its models.
 #[derive(Debug, Clone, PartialEq)]

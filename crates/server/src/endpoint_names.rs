@@ -48,6 +48,11 @@ impl EndpointNames {
         self.0.iter().position(|known| known == name).map_or(u16::MAX, |at| at as u16)
     }
 
+    #[cfg(feature = "llama")]
+    pub(crate) fn all(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
     pub(crate) fn name(&self, number: u16) -> Option<&str> {
         self.0.get(usize::from(number)).map(String::as_str)
     }

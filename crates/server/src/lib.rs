@@ -6,6 +6,7 @@ mod api;
 mod bell;
 mod blobs;
 mod blocking;
+mod builtin;
 mod classify;
 pub mod cli;
 pub mod clock;

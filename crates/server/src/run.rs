@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bell::Bell;
 use crate::blobs::Blobs;
 use crate::blocking::blocking;
+use crate::builtin;
 use crate::config::{Config, EngineConfig};
 use crate::context::Context;
 use crate::counters::Counters;
@@ -130,7 +131,7 @@ impl Node {
     pub(crate) async fn start(mut config: Config, announcer: Announcer) -> anyhow::Result<Self> {
         let lock = lock(&config.data)?;
         if config.engines.is_empty() {
-            let found = find_engines(&config.discovery.ports).await?;
+            let found = find_engines(&config).await?;
             config.use_engines(found).map_err(anyhow::Error::msg)?;
         }
         dialect::settle_kinds(&mut config.engines, &config.dispatch, KINDS).await?;
@@ -283,10 +284,16 @@ fn lock(data: &Path) -> anyhow::Result<File> {
     }
 }
 
-/// With no engine configured: whatever answers on the usual local ports.
-async fn find_engines(ports: &[u16]) -> anyhow::Result<Vec<EngineConfig>> {
+/// With no engine configured: whatever answers on the usual local ports, or the engine of a first run.
+async fn find_engines(config: &Config) -> anyhow::Result<Vec<EngineConfig>> {
+    let ports = &config.discovery.ports;
     let found = discover(ports, DISCOVERY).await;
-    anyhow::ensure!(!found.is_empty(), "{}", nothing_found(ports));
+    if found.is_empty() {
+        let engine = builtin::engine(&config.data);
+        let engine = engine.map_err(|why| anyhow::anyhow!(nothing_found(ports, &why)))?;
+        tracing::warn!("{}", builtin::WORDS);
+        return Ok(vec![engine]);
+    }
     let mut engines = Vec::new();
     for engine in found {
         let models: Vec<&str> = engine.facts.models.iter().map(|model| model.name.as_str()).collect();
@@ -303,14 +310,15 @@ async fn find_engines(ports: &[u16]) -> anyhow::Result<Vec<EngineConfig>> {
     Ok(engines)
 }
 
-/// What to do when no engine is configured and none was found.
-pub(crate) fn nothing_found(ports: &[u16]) -> String {
+/// What to do when no engine is configured, none was found, and we have none.
+pub(crate) fn nothing_found(ports: &[u16], no_builtin: &str) -> String {
     let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
     format!(
         "no engine is configured, and none answers on this machine's usual ports ({}); start Ollama, vLLM, llama.cpp, \
          SGLang, LM Studio or TEI, or name one that listens elsewhere: --engine http://HOST:PORT/v1, or [[engine]] in \
-         overnight.toml",
-        ports.join(", ")
+         overnight.toml; {}",
+        ports.join(", "),
+        no_builtin
     )
 }
 

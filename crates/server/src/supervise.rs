@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use overnight_domain::limits::{ENGINE_STOP_GRACE, ENGINE_STOP_GRACE_LAST, SHUTDOWN_GRACE};
+use overnight_domain::limits::{ENGINE_STOP_GRACE_LAST, SHUTDOWN_GRACE};
 use overnight_domain::supervision::{Action, Event, Lifecycle, Seen, State, Supervisor};
 use overnight_engine::{Occupant, child};
 use overnight_store::StoreError;
@@ -147,7 +147,8 @@ impl Supervise {
             };
             let seen: Vec<_> = self.processes.iter_mut().map(see).collect();
             for (number, action) in self.core.decide(&seen, self.now()) {
-                self.act(number, &action, ENGINE_STOP_GRACE);
+                let grace = self.processes[number].config.stop_grace();
+                self.act(number, &action, grace);
             }
             self.look();
         }
@@ -234,17 +235,21 @@ impl Supervise {
         }
     }
 
-    /// Looks at whoever is to become ready, or might vanish.
+    /// Looks at whoever is to become ready, or might vanish; and at the built-in engine, which always answers as long as
+    /// its process is well.
     fn look(&mut self) {
-        for (number, process) in self.processes.iter_mut().enumerate() {
-            let is_due = match self.core.life(number).state() {
-                State::Starting { .. } => process.child.is_some(),
-                State::Found { .. } => true,
-                _ => false,
+        for (number, process) in
+            self.processes.iter_mut().enumerate().filter(|(_, one)| !one.is_looked_at)
+        {
+            let look = match self.core.life(number).state() {
+                State::Starting { .. } if process.child.is_some() => process.look_again(number),
+                State::Found { .. } => process.look_again(number),
+                State::Ready { .. } | State::Draining { .. } if process.config.command.is_builtin() => {
+                    process.look_alive(number)
+                }
+                _ => continue,
             };
-            if is_due && !process.is_looked_at {
-                self.looks.push(process.look_again(number));
-            }
+            self.looks.push(look);
         }
     }
 
@@ -284,6 +289,9 @@ impl Supervise {
                 process.on_ready(load);
                 self.measured.note(&process.name, &process.config.text, load, models).await;
                 self.core.happened(number, Event::Answered, now);
+            }
+            (State::Ready { .. } | State::Draining { .. }, look) => {
+                process.is_mute = matches!(look, Look::Silent);
             }
             (State::Found { .. }, Look::Ready(_)) => process.misses = 0,
             (State::Found { .. }, Look::Silent) => {

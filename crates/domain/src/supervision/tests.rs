@@ -1,7 +1,7 @@
 use super::*;
 use crate::limits::{
     ENGINE_BACKOFF_FIRST, ENGINE_BLOCKED_RETRY, ENGINE_GIVEN_UP_RETRY, ENGINE_READY_WITHIN,
-    ENGINE_STALL_AFTER, ENGINE_STARTS_MAX,
+    ENGINE_SILENT_MAX, ENGINE_STALL_AFTER, ENGINE_STARTS_MAX,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -24,6 +24,7 @@ fn rules(slot: Option<u32>) -> Rules {
     Rules {
         ready_within: ENGINE_READY_WITHIN,
         stall_after: ENGINE_STALL_AFTER,
+        silent_after: ENGINE_SILENT_MAX,
         idle_after: None,
         memory_len_max: None,
         slot,
@@ -147,7 +148,13 @@ fn what_hangs_or_leaks_is_ended_and_started_again() {
     for (from_start, seen, wait, action, word) in [
         (true, WANTED, ENGINE_READY_WITHIN, Action::Stop, "ready_within"),
         (false, BUSY, ENGINE_STALL_AFTER, end(EndedFor::Silence), "stall_after"),
-        (false, Seen { is_silent: true, ..WANTED }, ENGINE_SILENT_MAX, Action::Stop, "not answered"),
+        (
+            false,
+            Seen { is_silent: true, ..WANTED },
+            ENGINE_SILENT_MAX,
+            end(EndedFor::Silence),
+            "not answered",
+        ),
         (
             false,
             Seen { memory_len: 2_000_000_000, ..BUSY },

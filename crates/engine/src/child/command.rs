@@ -7,6 +7,9 @@ use std::path::Path;
 /// engine itself misses, need the rest.
 const MEMORY_SHARE: &str = "0.85";
 
+/// As the first word of a command it is this very program, wherever that lies and whatever else is called so.
+pub(super) const OUR_NAME: &str = "overnight";
+
 /// Why a command cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
@@ -61,6 +64,11 @@ impl ChildCommand {
             ("CUDA_DEVICE_ORDER".to_owned(), "PCI_BUS_ID".to_owned()),
             ("CUDA_VISIBLE_DEVICES".to_owned(), number.to_string()),
         ])
+    }
+
+    /// Whether it is the built-in engine.
+    pub fn is_builtin(&self) -> bool {
+        self.arguments[0] == OUR_NAME && self.arguments.get(1).is_some_and(|verb| verb == "engine")
     }
 
     pub fn arguments(&self) -> &[String] {
@@ -146,6 +154,18 @@ mod tests {
         assert_eq!(ChildCommand::parse("''"), Err(CommandError::Empty));
         assert_eq!(ChildCommand::parse("a 'b"), Err(CommandError::Quotes));
         assert_eq!(ChildCommand::parse("a\0b"), Err(CommandError::Zero));
+    }
+
+    #[test]
+    fn the_built_in_engine_is_known_by_its_name() {
+        for (text, is_builtin) in [
+            ("overnight engine --model a.gguf", true),
+            ("overnight serve", false),
+            ("overnight", false),
+            ("/opt/bin/overnight engine --model a.gguf", false),
+        ] {
+            assert_eq!(ChildCommand::parse(text).unwrap().is_builtin(), is_builtin, "{text}");
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::OURSELVES;
+use super::command::OUR_NAME;
 use super::output::Log;
 use super::tree::Tree;
 
@@ -84,7 +85,8 @@ fn become_engine(guard: u32, command: &[String]) -> io::Error {
     let Some((program, arguments)) = command.split_first() else {
         return io::Error::other("no command was given");
     };
-    let error = Command::new(program).args(arguments).exec();
+    let mut engine = Command::new(if program == OUR_NAME { OURSELVES } else { program });
+    let error = engine.arg0(program).args(arguments).exec();
     io::Error::new(error.kind(), format!("failed to start `{program}`: {error}"))
 }
 

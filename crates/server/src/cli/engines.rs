@@ -16,9 +16,9 @@ use super::config::ConfigOptions;
 use super::screen::Screen;
 use super::{ClientOptions, Ending};
 use crate::config::{self, EngineConfig, Environment};
-use crate::dialect;
 use crate::dispatch::endpoint_config;
 use crate::run::{DISCOVERY, nothing_found};
+use crate::{builtin, dialect};
 use shown::EngineShown;
 
 /// How long an engine is asked about itself, when no server has done so.
@@ -87,8 +87,13 @@ fn of_server(client: &Client) -> Result<Vec<EngineShown>, ClientError> {
 /// The configured engines, or those that are found.
 async fn of_config(config: &config::Config) -> anyhow::Result<Vec<EngineShown>> {
     if config.engines.is_empty() {
-        let found = discover(&config.discovery.ports, DISCOVERY).await;
-        anyhow::ensure!(!found.is_empty(), "{}", nothing_found(&config.discovery.ports));
+        let ports = &config.discovery.ports;
+        let found = discover(ports, DISCOVERY).await;
+        if found.is_empty() {
+            let engine = builtin::engine(&config.data);
+            let engine = engine.map_err(|why| anyhow::anyhow!(nothing_found(ports, &why)))?;
+            return Ok(vec![of_first_run(&engine)]);
+        }
         return Ok(found.into_iter().map(of_found).collect());
     }
     let mut engines = config.engines.clone();
@@ -109,6 +114,21 @@ fn of_found(found: Found) -> EngineShown {
         window: first_window(&facts),
         in_flight: None,
         facts: Some(facts),
+    }
+}
+
+/// It is started with the server.
+fn of_first_run(engine: &EngineConfig) -> EngineShown {
+    EngineShown {
+        name: engine.name.clone(),
+        kind: engine.kind.as_str().to_owned(),
+        url: engine.url.clone(),
+        state: "stopped".to_owned(),
+        reason: Some(builtin::WORDS.to_owned()),
+        models: Some(engine.models.clone()),
+        window: overnight_domain::limits::WINDOW_DEFAULT,
+        in_flight: None,
+        facts: None,
     }
 }
 

@@ -18,7 +18,8 @@ pub(super) const THREADS_WITHIN: Duration = Duration::from_secs(1);
 /// Serve the API and work on batches, in one process
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without an engine in the configuration, the usual local ports are looked at: Ollama, vLLM, llama.cpp, SGLang, LM Studio.
+Without an engine in the configuration, the usual local ports are looked at: Ollama, vLLM, llama.cpp,
+SGLang, LM Studio, TEI. Where none answers, the built-in engine is started with a toy of a model.
 
 Examples:
   overnight serve

@@ -6,11 +6,7 @@ use std::time::Duration;
 
 use http::Uri;
 use overnight_domain::ids::TenantId;
-use overnight_domain::limits::{
-    ENGINE_READY_WITHIN, ENGINE_STALL_AFTER, GPU_DEVICES_MAX, PACK_INPUTS_MAX, PACK_TOKENS_MAX,
-    WINDOW_MAX,
-};
-use overnight_domain::supervision::Rules;
+use overnight_domain::limits::{GPU_DEVICES_MAX, PACK_INPUTS_MAX, PACK_TOKENS_MAX, WINDOW_MAX};
 use overnight_engine::EngineKind;
 use overnight_engine::child::ChildCommand;
 
@@ -210,7 +206,11 @@ impl Reader<'_> {
 
 fn engine(reader: &mut Reader<'_>) -> Result<EngineConfig, ConfigError> {
     let name = reader.required("name", name)?;
-    let kind = reader.required("kind", kind)?;
+    let kind = match reader.optional("kind", kind)? {
+        Some(kind) => kind,
+        None if is_builtin(reader) => EngineKind::OpenAi,
+        None => return Err(reader.missing("kind")),
+    };
     let url = reader.required("url", url)?;
     let gpu = reader.optional("gpu", gpu)?;
     let engine = EngineConfig {
@@ -233,6 +233,12 @@ fn engine(reader: &mut Reader<'_>) -> Result<EngineConfig, ConfigError> {
         return Err(reader.refused(&reader.table.origin, "memory_rule", why));
     }
     Ok(engine)
+}
+
+/// We know what the built-in engine speaks.
+fn is_builtin(reader: &Reader<'_>) -> bool {
+    let text = reader.find("command").and_then(|raw| raw.text().ok());
+    text.is_some_and(|text| ChildCommand::parse(&text).is_ok_and(|command| command.is_builtin()))
 }
 
 impl EngineConfig {
@@ -274,21 +280,19 @@ fn process(reader: &mut Reader<'_>, slot: Option<u32>) -> Result<Option<ProcessC
             }
         };
     };
-    let command = ChildCommand::parse(&text)
+    let mut process = ProcessConfig::new(text)
         .map_err(|error| reader.refused(&reader.table.origin, "command", &error.to_string()))?;
-    let command = match slot {
-        Some(number) => command.on_gpu(number),
-        None => command,
-    };
-    let environment = reader.environment()?;
-    let rules = Rules {
-        ready_within: reader.optional("ready_within", span)?.unwrap_or(ENGINE_READY_WITHIN),
-        stall_after: reader.optional("stall_after", span)?.unwrap_or(ENGINE_STALL_AFTER),
-        idle_after: reader.optional("idle_after", span)?,
-        memory_len_max: reader.optional("memory_max", memory)?.map(|Memory(len)| len),
-        slot,
-    };
-    Ok(Some(ProcessConfig { text, command: command.with_environment(environment), rules }))
+    if let Some(number) = slot {
+        process.command = process.command.on_gpu(number);
+    }
+    process.command = process.command.with_environment(reader.environment()?);
+    let rules = &mut process.rules;
+    rules.ready_within = reader.optional("ready_within", span)?.unwrap_or(rules.ready_within);
+    rules.stall_after = reader.optional("stall_after", span)?.unwrap_or(rules.stall_after);
+    rules.idle_after = reader.optional("idle_after", span)?;
+    rules.memory_len_max = reader.optional("memory_max", memory)?.map(|Memory(len)| len);
+    rules.slot = slot;
+    Ok(Some(process))
 }
 
 fn span(raw: &Raw) -> Result<Duration, String> {

@@ -18,10 +18,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use overnight_domain::ids::TenantId;
-use overnight_domain::limits::AdmissionLimits;
+use overnight_domain::limits::{
+    AdmissionLimits, BUILTIN_SILENT_MAX, BUILTIN_STOP_GRACE, ENGINE_READY_WITHIN, ENGINE_SILENT_MAX,
+    ENGINE_STALL_AFTER, ENGINE_STOP_GRACE,
+};
 use overnight_domain::supervision;
 use overnight_engine::EngineKind;
-use overnight_engine::child::ChildCommand;
+use overnight_engine::child::{ChildCommand, CommandError};
 
 pub use environment::Environment;
 pub(crate) use load::FILE_NAME;
@@ -226,6 +229,28 @@ impl Config {
     pub(crate) fn use_engines(&mut self, engines: Vec<EngineConfig>) -> Result<(), String> {
         self.engines = engines;
         models::apply(&self.models, &mut self.engines)
+    }
+}
+
+impl ProcessConfig {
+    /// With the default of every rule.
+    pub(crate) fn new(text: String) -> Result<Self, CommandError> {
+        let command = ChildCommand::parse(&text)?;
+        let is_builtin = command.is_builtin();
+        let rules = supervision::Rules {
+            ready_within: ENGINE_READY_WITHIN,
+            stall_after: ENGINE_STALL_AFTER,
+            silent_after: if is_builtin { BUILTIN_SILENT_MAX } else { ENGINE_SILENT_MAX },
+            idle_after: None,
+            memory_len_max: None,
+            slot: None,
+        };
+        Ok(Self { text, command, rules })
+    }
+
+    /// From the request to end to the end by force.
+    pub(crate) fn stop_grace(&self) -> Duration {
+        if self.command.is_builtin() { BUILTIN_STOP_GRACE } else { ENGINE_STOP_GRACE }
     }
 }
 

@@ -343,6 +343,10 @@ fn engines_and_keys_are_refused_with_their_place() {
             "[[engine]]\nname = \"a\"\nkind = \"openai\"",
             "overnight.toml:1: this `[[engine]]` has no `url`",
         ),
+        (
+            "[[engine]]\nname = \"a\"\nurl = \"http://a/v1\"\ncommand = \"vllm serve a\"",
+            "overnight.toml:1: this `[[engine]]` has no `kind`",
+        ),
         ("[engine]\nname = \"a\"", "`engine` is a list: write `[[engine]]`"),
         (
             "[[key]]\nname = \"a\"\nvalue = \"env:SECRET\"\n[[key]]\nname = \"b\"\nvalue = \"env:SECRET\"",
@@ -372,6 +376,24 @@ fn unknown_variables_are_refused_with_close_names() {
         error.to_string(),
         "environment OVERNIGHT_SERVER_LISTN: unknown key `OVERNIGHT_SERVER_LISTN`; did you mean `OVERNIGHT_SERVER_LISTEN`?"
     );
+}
+
+#[test]
+fn the_built_in_engine_needs_no_kind_and_is_missed_soon() {
+    let file = |command: &str| {
+        format!(
+            "[[engine]]\nname = \"a\"\nkind = \"openai\"\nurl = \"http://a/v1\"\ncommand = \"{command}\""
+        )
+    };
+    let rules = |text: &str| {
+        let folder = Folder::with(text);
+        let (config, _) = load(folder.sources()).unwrap();
+        config.engines[0].process.as_ref().unwrap().rules
+    };
+    let builtin = file("overnight engine --model a.gguf");
+    let builtin = rules(&builtin.replace("kind = \"openai\"\n", ""));
+    let other = rules(&file("vllm serve a"));
+    assert!(builtin.silent_after < other.silent_after, "{builtin:?} {other:?}");
 }
 
 #[test]

@@ -26,6 +26,10 @@ const LINE_EVERY: Duration = Duration::from_secs(1);
 /// Between two looks at an engine that is to become ready.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
+/// The same at one that is ready, and how long its answer is waited for.
+const ALIVE_EVERY: Duration = Duration::from_secs(1);
+const ALIVE_WITHIN: Duration = Duration::from_secs(2);
+
 pub(super) struct Process {
     pub(super) name: String,
     pub(super) url: String,
@@ -39,6 +43,8 @@ pub(super) struct Process {
     /// A look is under way.
     pub(super) is_looked_at: bool,
     pub(super) misses: u32,
+    /// It was ready, and has not answered the last look.
+    pub(super) is_mute: bool,
     pub(super) memory_len: u64,
     /// What it said before it last ended.
     pub(super) last_words: Vec<String>,
@@ -85,6 +91,7 @@ impl Process {
             start: 0,
             is_looked_at: false,
             misses: 0,
+            is_mute: false,
             memory_len: 0,
             last_words: Vec::new(),
             ready_at: None,
@@ -97,6 +104,7 @@ impl Process {
 
     pub(super) fn start(&mut self) -> std::io::Result<()> {
         self.child = Some(Child::start(&self.config.command, &self.log)?);
+        self.is_mute = false;
         self.line = None;
         Ok(())
     }
@@ -142,7 +150,7 @@ impl Process {
             answer_span: if has_counters { Duration::ZERO } else { view.answer_span },
             memory_len: self.memory_len,
             load: self.load,
-            is_silent: view.state == EndpointState::Down,
+            is_silent: view.state == EndpointState::Down || self.is_mute,
             is_held_up: false,
         }
     }
@@ -171,6 +179,20 @@ impl Process {
             } else {
                 Look::Silent
             };
+            Looked { number, start, look }
+        }
+        .boxed()
+    }
+
+    /// Whether an engine that was ready still answers; soon, for its silence counts from when the look ends.
+    pub(super) fn look_alive(&mut self, number: usize) -> BoxFuture<'static, Looked> {
+        self.is_looked_at = true;
+        let start = self.start;
+        let (engine, readiness) = (self.engine.clone(), self.readiness.clone());
+        async move {
+            tokio::time::sleep(ALIVE_EVERY).await;
+            let answered = tokio::time::timeout(ALIVE_WITHIN, readiness.is_ready(&*engine)).await;
+            let look = if answered == Ok(true) { Look::Ready(None) } else { Look::Silent };
             Looked { number, start, look }
         }
         .boxed()
@@ -248,8 +270,6 @@ fn is_for(demand: &Demand, view: &EndpointView, views: &[EndpointView]) -> bool 
 
 #[cfg(test)]
 mod tests {
-    use overnight_domain::supervision::Rules;
-    use overnight_engine::child::ChildCommand;
     use overnight_engine::{EndpointConfig, EngineKind};
 
     use super::*;
@@ -257,18 +277,10 @@ mod tests {
     /// Nobody is at its address.
     fn process() -> Process {
         let setup = EndpointConfig::new("gpu0", "http://127.0.0.1:1/v1");
-        let rules = Rules {
-            ready_within: Duration::from_secs(1),
-            stall_after: Duration::from_secs(1),
-            idle_after: None,
-            memory_len_max: None,
-            slot: None,
-        };
-        let command = ChildCommand::parse("true").unwrap();
         Process {
             name: "gpu0".to_owned(),
             url: "http://127.0.0.1:1/v1".to_owned(),
-            config: ProcessConfig { text: "true".to_owned(), command, rules },
+            config: ProcessConfig::new("true".to_owned()).unwrap(),
             engine: overnight_engine::connect(EngineKind::OpenAi, &setup).unwrap(),
             readiness: Arc::new(Readiness::new(&setup).unwrap()),
             child: None,
@@ -276,6 +288,7 @@ mod tests {
             start: 0,
             is_looked_at: false,
             misses: 0,
+            is_mute: false,
             memory_len: 0,
             last_words: Vec::new(),
             load: None,

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[cfg(feature = "llama")]
+mod builtin;
 mod classify;
 mod conformance;
 mod context;

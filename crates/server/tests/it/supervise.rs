@@ -41,7 +41,7 @@ fn with_engines(tables: String) -> Server {
     Server::with(Setup { engines: Some(tables), ..Setup::default() })
 }
 
-fn process(server: &Server, name: &str) -> Value {
+pub(crate) fn process(server: &Server, name: &str) -> Value {
     let health = server.get("/health").expect("the server answers").json();
     let engines = health["engines"].as_array().unwrap().iter();
     let found = engines.into_iter().find(|engine| engine["name"] == name);
@@ -49,7 +49,7 @@ fn process(server: &Server, name: &str) -> Value {
 }
 
 /// Polls an engine's view until it is as asked.
-fn wait_for_process(server: &Server, name: &str, is_there: impl Fn(&Value) -> bool) -> Value {
+pub(crate) fn wait_for_process(server: &Server, name: &str, is_there: impl Fn(&Value) -> bool) -> Value {
     let started = Instant::now();
     loop {
         let view = process(server, name);
@@ -61,7 +61,7 @@ fn wait_for_process(server: &Server, name: &str, is_there: impl Fn(&Value) -> bo
     }
 }
 
-fn wait_until(what: &str, is_there: impl Fn() -> bool) {
+pub(crate) fn wait_until(what: &str, is_there: impl Fn() -> bool) {
     let started = Instant::now();
     while !is_there() {
         assert!(started.elapsed() < PATIENCE, "not reached: {what}");
