@@ -18,7 +18,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use crate::llama::{ComputeError, Model, Session};
 use crate::question::{Order, Said};
 use crate::refusal;
-use crate::schedule::{Layout, Schedule, Step, Waiting};
+use crate::schedule::{Layout, Schedule, Step, UNIFIED_SEQUENCES_MAX, Waiting};
 use crate::token::QuestionId;
 use embed::Embeddings;
 use talk::{Next, Talk};
@@ -33,6 +33,23 @@ pub(crate) struct Resources {
     /// Tokens of one step of embeddings, and so the longest input.
     pub(crate) embed_len: usize,
     pub(crate) threads: u32,
+    /// An encoder has no next token, and so no context to generate with.
+    pub(crate) generates: bool,
+}
+
+impl Resources {
+    /// With more sequences each token has too many foreign cells to look past.
+    const fn can_unify(&self) -> bool {
+        self.streams.sequences <= UNIFIED_SEQUENCES_MAX
+    }
+
+    fn session<'model>(
+        &self,
+        model: &'model Model,
+        layout: Layout,
+    ) -> Result<Session<'model>, ComputeError> {
+        Session::new(model, layout, self.step_len, self.threads)
+    }
 }
 
 /// What the thread publishes.
@@ -49,6 +66,8 @@ pub(crate) struct Load {
     /// Of the answers' tokens, those that had to follow and were not asked of the model.
     pub(crate) forced_tokens: AtomicU64,
     pub(crate) embedded_tokens: AtomicU64,
+    /// 1 where all sequences share one pool of cells.
+    pub(crate) is_unified: AtomicU64,
     /// Of the longest step lately, in milliseconds.
     pub(crate) step_millis: AtomicU64,
 }
@@ -58,24 +77,27 @@ const STEP_WITHIN: Duration = Duration::from_secs(2);
 /// A step is not made smaller than this.
 const STEP_LEN_MIN: usize = 32;
 
-/// Computes until it is to stop, or nobody can order any more.
+/// Those who come together belong into one step: before the first of them is read, so much of the time that reading will
+/// take is spent on looking whether there are more.
+const GATHER_SHARE: f64 = 1.0 / 16.0;
+const GATHER_WITHIN: Duration = Duration::from_millis(40);
+const GATHER_LOOKS: u32 = 4;
+
+/// Computes until it is to stop, or nobody can order any more. `ready` is called when the first question may come.
 pub(crate) fn run(
     model: &Model,
     resources: Resources,
     mut orders: mpsc::Receiver<Order>,
     load: &Arc<Load>,
+    ready: impl FnOnce(),
 ) -> Result<(), ComputeError> {
-    let mut layout = resources.streams;
-    let mut thread = Computing::new(model, resources, layout, load)?;
+    let mut thread = Computing::new(model, resources, load)?;
+    ready();
     loop {
         if !thread.take_orders(&mut orders) {
             return Ok(());
         }
-        let wanted = thread.wanted_layout();
-        if wanted != layout && thread.talks.values().all(Talk::is_untouched) {
-            layout = wanted;
-            thread.change_layout(layout)?;
-        }
+        thread.suit_layout()?;
         thread.turn()?;
     }
 }
@@ -83,35 +105,42 @@ pub(crate) fn run(
 struct Computing<'model> {
     model: &'model Model,
     resources: Resources,
-    session: Session<'model>,
+    /// None while one takes the place of another: there is memory for one.
+    session: Option<Session<'model>>,
     schedule: Schedule,
+    /// Of the schedules before this one.
+    computed_before: u64,
     talks: HashMap<QuestionId, Talk>,
     /// What was said and not taken yet.
     endings: Vec<(mpsc::Sender<Said>, Vec<Said>)>,
     embeddings: Embeddings<'model>,
     load: Arc<Load>,
-    /// Seconds for one row, averaged.
-    row_seconds: f64,
+    pace: Pace,
     is_stopped: bool,
 }
 
 impl<'model> Computing<'model> {
-    fn new(
-        model: &'model Model,
-        resources: Resources,
-        layout: Layout,
-        load: &Arc<Load>,
-    ) -> Result<Self, ComputeError> {
+    fn new(model: &'model Model, resources: Resources, load: &Arc<Load>) -> Result<Self, ComputeError> {
+        // Most of what comes to a batch engine has a beginning in common.
+        let layout = if resources.can_unify() { resources.unified } else { resources.streams };
+        let (mut session, mut pace) = (None, Pace::default());
+        if resources.generates {
+            let made = session.insert(resources.session(model, layout)?);
+            let started = Instant::now();
+            made.warm_up()?;
+            pace.note(1, started.elapsed());
+        }
         Ok(Self {
             model,
             resources,
-            session: Session::new(model, layout, resources.step_len, resources.threads)?,
+            session,
             schedule: Schedule::new(layout, resources.step_len),
+            computed_before: 0,
             talks: HashMap::new(),
             endings: Vec::new(),
             embeddings: Embeddings::new(model, resources),
             load: load.clone(),
-            row_seconds: 0.0,
+            pace,
             is_stopped: false,
         })
     }
@@ -120,16 +149,31 @@ impl<'model> Computing<'model> {
     fn take_orders(&mut self, orders: &mut mpsc::Receiver<Order>) -> bool {
         self.publish();
         if self.schedule.is_idle() && self.embeddings.is_idle() && self.endings.is_empty() {
-            match orders.blocking_recv() {
-                Some(order) => self.take(order),
-                None => return false,
-            }
+            let Some(order) = orders.blocking_recv() else { return false };
+            self.take(order);
+            self.gather(orders);
         }
         loop {
             match orders.try_recv() {
                 Ok(order) => self.take(order),
                 Err(TryRecvError::Empty) => return !self.is_stopped,
                 Err(TryRecvError::Disconnected) => return !self.is_stopped && !self.schedule.is_idle(),
+            }
+        }
+    }
+
+    /// Looks a few times whether others come, until nobody came.
+    fn gather(&mut self, orders: &mut mpsc::Receiver<Order>) {
+        for _ in 0..GATHER_LOOKS {
+            let reading = self.pace.row_seconds() * self.schedule.unread_len() as f64;
+            let within = Duration::from_secs_f64(reading * GATHER_SHARE).min(GATHER_WITHIN);
+            std::thread::sleep(within / GATHER_LOOKS);
+            let waiting = self.schedule.waiting_count();
+            while let Ok(order) = orders.try_recv() {
+                self.take(order);
+            }
+            if self.schedule.waiting_count() == waiting {
+                return;
             }
         }
     }
@@ -162,9 +206,11 @@ impl<'model> Computing<'model> {
         self.endings.retain_mut(|(said, rest)| talk::deliver(said, rest));
         if let Some(step) = self.schedule.step() {
             let started = Instant::now();
-            self.session.compute(&step)?;
-            self.size_steps(step.rows.len(), started.elapsed());
-            self.read(&step)?;
+            let mut session = self.session.take().expect("it is there between two changes of layout");
+            session.compute(&step)?;
+            self.note_step(step.rows.len(), started.elapsed());
+            self.read(&mut session, &step)?;
+            self.session = Some(session);
         } else if self.embeddings.is_idle() && !self.endings.is_empty() {
             // Somebody takes nothing and there is nothing to compute: look again shortly.
             std::thread::sleep(Duration::from_millis(5));
@@ -175,7 +221,7 @@ impl<'model> Computing<'model> {
         Ok(())
     }
 
-    fn read(&mut self, step: &Step) -> Result<(), ComputeError> {
+    fn read(&mut self, session: &mut Session<'_>, step: &Step) -> Result<(), ComputeError> {
         for (id, row) in &step.outputs {
             let Some(talk) = self.talks.get_mut(id) else { continue };
             if !talk.has_begun() {
@@ -183,7 +229,7 @@ impl<'model> Computing<'model> {
                 self.load.cached_tokens.fetch_add(u64::from(cached), Ordering::Relaxed);
                 talk.begin(cached);
             }
-            let next = talk.on_logits(self.model, &mut self.session, *row)?;
+            let next = talk.on_logits(self.model, session, *row)?;
             let counts = talk.take_counts();
             self.load.answer_tokens.fetch_add(counts.all, Ordering::Relaxed);
             self.load.forced_tokens.fetch_add(counts.forced, Ordering::Relaxed);
@@ -199,36 +245,43 @@ impl<'model> Computing<'model> {
                 Next::Gone | Next::GoOn(_) => {}
             }
         }
+        // Whoever has an answer finds it counted.
+        self.publish();
         self.endings.retain_mut(|(said, rest)| talk::deliver(said, rest));
         Ok(())
     }
 
-    /// The cells' layout that suits what waits, while nothing is in progress.
-    fn wanted_layout(&self) -> Layout {
-        if self.schedule.live_count() > 0 || self.schedule.waiting_count() < 2 {
-            return self.schedule.layout();
-        }
-        if self.schedule.wants_unified() { self.resources.unified } else { self.resources.streams }
-    }
-
-    fn change_layout(&mut self, layout: Layout) -> Result<(), ComputeError> {
-        let waiting = self.schedule.take_waiting();
-        self.schedule = Schedule::new(layout, self.resources.step_len);
-        self.session =
-            Session::new(self.model, layout, self.resources.step_len, self.resources.threads)?;
-        for question in waiting {
-            self.schedule.ask(question);
+    /// Makes the cells' layout the one that suits what waits. With another one in use nobody is admitted until the
+    /// sequences have run empty.
+    fn suit_layout(&mut self) -> Result<(), ComputeError> {
+        let is_unified = self.resources.can_unify() && self.schedule.wants_unified();
+        let wanted = if is_unified { self.resources.unified } else { self.resources.streams };
+        let suits = wanted.is_unified == self.schedule.layout().is_unified;
+        self.schedule.set_closed(!suits);
+        if !suits && self.schedule.live_count() == 0 {
+            let waiting = self.schedule.take_waiting();
+            self.session = None;
+            self.session = Some(self.resources.session(self.model, wanted)?);
+            self.computed_before += self.schedule.computed();
+            self.schedule = Schedule::new(wanted, self.fitting_step_len());
+            for question in waiting {
+                self.schedule.ask(question);
+            }
         }
         Ok(())
     }
 
-    fn size_steps(&mut self, rows: usize, took: Duration) {
-        let seconds = took.as_secs_f64() / rows as f64;
-        self.row_seconds =
-            if self.row_seconds == 0.0 { seconds } else { self.row_seconds * 0.9 + seconds * 0.1 };
-        let fitting = (STEP_WITHIN.as_secs_f64() / self.row_seconds.max(1e-9)) as usize;
-        self.schedule.set_step_len(fitting.clamp(STEP_LEN_MIN, self.resources.step_len));
+    fn note_step(&mut self, rows: usize, took: Duration) {
+        self.pace.note(rows, took);
+        self.schedule.set_step_len(self.fitting_step_len());
         self.load.step_millis.store(took.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn fitting_step_len(&self) -> usize {
+        // There is always room for all who are being answered.
+        let least = STEP_LEN_MIN.max(self.schedule.layout().sequences as usize);
+        let fitting = (STEP_WITHIN.as_secs_f64() / self.pace.row_seconds()) as usize;
+        fitting.max(least).min(self.resources.step_len)
     }
 
     fn publish(&self) {
@@ -236,7 +289,30 @@ impl<'model> Computing<'model> {
         let waiting = self.schedule.waiting_count() + self.embeddings.waiting_count();
         self.load.running.store(live, Ordering::Relaxed);
         self.load.waiting.store(waiting as u64, Ordering::Relaxed);
-        self.load.computed_tokens.store(self.schedule.computed(), Ordering::Relaxed);
+        self.load.is_unified.store(u64::from(self.schedule.layout().is_unified), Ordering::Relaxed);
+        let computed = self.computed_before + self.schedule.computed();
+        self.load.computed_tokens.store(computed, Ordering::Relaxed);
+    }
+}
+
+/// How long a row takes: of the last steps, long ones counting more than short ones.
+#[derive(Debug, Default)]
+struct Pace {
+    rows: f64,
+    seconds: f64,
+}
+
+impl Pace {
+    /// What a step still counts after the next one.
+    const KEPT: f64 = 0.9;
+
+    fn note(&mut self, rows: usize, took: Duration) {
+        self.rows = self.rows * Self::KEPT + rows as f64;
+        self.seconds = self.seconds * Self::KEPT + took.as_secs_f64();
+    }
+
+    fn row_seconds(&self) -> f64 {
+        (self.seconds / self.rows.max(1.0)).max(1e-9)
     }
 }
 

@@ -112,6 +112,8 @@ async fn metrics(State(engine): Shared) -> Response {
     line("counter", "answer_tokens_forced_total", "Tokens that had to follow in an answer.", forced);
     let embedded = of(&load.embedded_tokens);
     line("counter", "embedded_tokens_total", "Tokens of inputs that were embedded.", embedded);
+    let one_pool = "1: the sequences share one pool of KV cells, 0: each has a stream of its own.";
+    line("gauge", "kv_unified", one_pool, of(&load.is_unified));
     if let Ok(ready) = engine.ready() {
         line("gauge", "slots", "Requests that are answered at once.", f64::from(ready.slots()));
     }

@@ -8,13 +8,15 @@
 //! Cells of the KV cache are promised at admission for the whole answer: what was admitted always ends.
 
 mod cells;
+mod places;
 mod prefix;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use crate::token::{QuestionId, Token};
+use crate::token::{QuestionId, Token, common_len};
 use cells::Cells;
+use places::{Place, Places};
 use prefix::Prefix;
 
 /// How the KV cache is laid out; fixed with a context.
@@ -43,8 +45,8 @@ pub(crate) struct Waiting {
 pub(crate) enum Change {
     /// Cells of the sequence from this position on are free.
     Cut { sequence: u32, from: u32 },
-    /// The holder's cells become the sequence's, which is empty; what lies beyond `len` is cut afterwards.
-    Copy { sequence: u32, len: u32 },
+    /// The first `len` cells of one sequence become another's too, which is empty.
+    Copy { from: u32, to: u32, len: u32 },
 }
 
 /// One token to compute.
@@ -68,12 +70,21 @@ pub(crate) struct Step {
 #[derive(Debug)]
 struct Live {
     id: QuestionId,
+    prompt: Arc<[Token]>,
+    /// Counted in admissions: who came first is read first.
+    admission: u64,
     /// Tokens that are not computed yet, from `position` on.
     pending: VecDeque<Token>,
     position: u32,
     /// Of the prompt, how much was copied.
     cached_len: u32,
     is_answering: bool,
+}
+
+impl Live {
+    fn computed(&self) -> &[Token] {
+        &self.prompt[..self.prompt.len().min(self.position as usize)]
+    }
 }
 
 /// The order of the queue.
@@ -90,8 +101,12 @@ pub(crate) struct Schedule {
     /// When each that waits arrived, counted in admissions.
     arrivals: BTreeMap<QuestionId, (u64, QueueKey)>,
     admissions: u64,
+    /// When it was looked at last whether one pool is wanted, counted in admissions, and what was found.
+    wanted: Option<(u64, bool)>,
+    /// Nobody is admitted: the sequences are to run empty.
+    is_closed: bool,
     live: BTreeMap<u32, Live>,
-    free: BTreeSet<u32>,
+    places: Places,
     cells: Cells,
     prefix: Prefix,
     /// Changes for the next step.
@@ -109,8 +124,10 @@ impl Schedule {
             cursor: None,
             arrivals: BTreeMap::new(),
             admissions: 0,
+            wanted: None,
+            is_closed: false,
             live: BTreeMap::new(),
-            free: (0..layout.sequences).collect(),
+            places: Places::new(layout),
             cells: Cells::new(layout),
             prefix: Prefix::default(),
             changes: Vec::new(),
@@ -141,10 +158,11 @@ impl Schedule {
         }
         let sequence = self.live.iter().find(|(_, live)| live.id == id).map(|(sequence, _)| *sequence);
         if let Some(sequence) = sequence {
-            self.live.remove(&sequence);
+            let live = self.live.remove(&sequence).expect("it was just found");
             self.cells.release(sequence);
-            self.free.insert(sequence);
-            self.changes.push(Change::Cut { sequence, from: 0 });
+            if !self.places.give_back(sequence, live.prompt, live.position) {
+                self.changes.push(Change::Cut { sequence, from: 0 });
+            }
         }
     }
 
@@ -157,18 +175,29 @@ impl Schedule {
 
     /// The next step; none when there is nothing to compute.
     pub(crate) fn step(&mut self) -> Option<Step> {
-        self.admit();
+        if !self.is_closed {
+            self.admit();
+        }
         let mut step = Step { changes: std::mem::take(&mut self.changes), ..Step::default() };
-        let (answering, reading): (Vec<u32>, Vec<u32>) =
+        let mut room = self.step_len;
+        let mut counts = BTreeMap::new();
+        let (answering, mut reading): (Vec<u32>, Vec<u32>) =
             self.live.keys().copied().partition(|sequence| self.live[sequence].is_answering);
+        reading.sort_unstable_by_key(|sequence| self.live[sequence].admission);
         for sequence in answering {
-            self.add_rows(sequence, &mut step);
+            room -= self.count_rows(sequence, room, &mut counts);
         }
-        let room = self.step_len.saturating_sub(step.rows.len());
-        self.computed += self.prefix.add_rows(self.layout.sequences, room, &mut step.rows) as u64;
+        let begun = self.prefix.rows(self.layout.sequences, room);
+        room -= begun.len();
+        self.computed += begun.len() as u64;
         for sequence in reading {
-            self.add_rows(sequence, &mut step);
+            room -= self.count_rows(sequence, room, &mut counts);
         }
+        // In the order of the sequences: llama.cpp computes streams at once only where they are neighbours.
+        for (sequence, count) in counts {
+            self.add_rows(sequence, count, &mut step);
+        }
+        step.rows.extend(begun);
         if step.rows.is_empty() {
             self.changes = step.changes;
             return None;
@@ -176,17 +205,22 @@ impl Schedule {
         Some(step)
     }
 
-    fn add_rows(&mut self, sequence: u32, step: &mut Step) {
-        let live = self.live.get_mut(&sequence).expect("only live sequences are asked");
-        let count = live.pending.len().min(self.step_len.saturating_sub(step.rows.len()));
-        for _ in 0..count {
-            let token = live.pending.pop_front().expect("it was counted");
-            let wants_logits = live.pending.is_empty();
-            if wants_logits {
-                step.outputs.push((live.id, step.rows.len()));
-            }
-            step.rows.push(Row { sequence, position: live.position, token, wants_logits });
+    fn count_rows(&self, sequence: u32, room: usize, counts: &mut BTreeMap<u32, usize>) -> usize {
+        let count = self.live[&sequence].pending.len().min(room);
+        counts.insert(sequence, count);
+        count
+    }
+
+    fn add_rows(&mut self, sequence: u32, count: usize, step: &mut Step) {
+        let live = self.live.get_mut(&sequence).expect("only live sequences are counted");
+        for token in live.pending.drain(..count) {
+            step.rows.push(Row { sequence, position: live.position, token, wants_logits: false });
             live.position += 1;
+        }
+        if count > 0 && live.pending.is_empty() {
+            let last = step.rows.len() - 1;
+            step.rows[last].wants_logits = true;
+            step.outputs.push((live.id, last));
         }
         if !live.is_answering {
             self.computed += count as u64;
@@ -196,12 +230,17 @@ impl Schedule {
 
     /// Gives free sequences to those who wait, as long as there are cells for them.
     fn admit(&mut self) {
-        while let Some(sequence) = self.free.first().copied() {
-            let Some(key) = self.next_key() else { return };
+        while let Some(key) = self.next_key() {
+            let Some(place) = self.places.best_for(&key.0) else { return };
             let group = self.group_of(&key);
-            if !self.prefix.is_ready_for(&key.0, group) {
+            let is_ready =
+                prefix::is_enough(place.kept, group) || self.prefix.is_ready_for(&key.0, group);
+            if !is_ready {
                 if !self.prefix.is_busy() && self.cells.try_hold(group) {
                     self.hold(&key.0[..group]);
+                    if !self.prefix.is_busy() {
+                        continue;
+                    }
                 } else if self.live.is_empty() && !self.prefix.is_busy() {
                     // The beginning that is held takes the room of the next.
                     self.let_go();
@@ -210,30 +249,40 @@ impl Schedule {
                 return;
             }
             let waiting = &self.queue[&key];
-            let cached = self.prefix.shared_with(&waiting.prompt);
-            let own = waiting.prompt.len() as u32 - cached + waiting.answer_len_max;
-            if !self.cells.try_promise(sequence, own, cached > 0) {
+            let held = self.prefix.shared_with(&waiting.prompt);
+            let copied = if held > place.kept { held } else { 0 };
+            let own = waiting.prompt.len() as u32 - copied.max(place.kept) + waiting.answer_len_max;
+            if !self.cells.try_promise(place.sequence, own, copied > 0) {
                 if self.live.is_empty() && self.prefix.is_held() {
                     self.let_go();
                     continue;
                 }
                 return;
             }
-            self.start(sequence, &key, cached);
+            self.start(place, &key, copied);
         }
     }
 
-    fn start(&mut self, sequence: u32, key: &QueueKey, cached: u32) {
+    /// Begins an answer with what is left in the place, or with `copied` cells of the common beginning instead.
+    fn start(&mut self, place: Place, key: &QueueKey, copied: u32) {
         let waiting = self.queue.remove(key).expect("it was just looked at");
         self.arrivals.remove(&waiting.id);
         self.admissions += 1;
-        self.free.remove(&sequence);
-        if cached > 0 {
-            self.changes.push(Change::Copy { sequence, len: cached });
+        self.places.take(place.sequence);
+        let sequence = place.sequence;
+        let kept = if copied > 0 { 0 } else { place.kept };
+        if place.has_cells {
+            self.changes.push(Change::Cut { sequence, from: kept });
         }
+        if copied > 0 {
+            self.changes.push(Change::Copy { from: self.layout.sequences, to: sequence, len: copied });
+        }
+        let cached = copied.max(kept);
         let live = Live {
             id: waiting.id,
+            admission: self.admissions,
             pending: waiting.prompt[cached as usize..].iter().copied().collect(),
+            prompt: waiting.prompt,
             position: cached,
             cached_len: cached,
             is_answering: false,
@@ -242,10 +291,26 @@ impl Schedule {
         self.cursor = Some(key.clone());
     }
 
-    /// Computes a common beginning anew, keeping what the one before has in common with it.
+    /// Holds another common beginning: as much as the one before has in common with it, or else what some sequence has
+    /// in its cells already; the rest will be computed.
     fn hold(&mut self, tokens: &[Token]) {
+        let holder = self.layout.sequences;
         let kept = self.prefix.replace(tokens);
-        self.changes.push(Change::Cut { sequence: self.layout.sequences, from: kept });
+        match self.nearest(tokens) {
+            Some((len, from)) if len > kept => {
+                self.prefix.take_over(len);
+                self.changes.push(Change::Cut { sequence: holder, from: 0 });
+                self.changes.push(Change::Copy { from, to: holder, len });
+            }
+            _ => self.changes.push(Change::Cut { sequence: holder, from: kept }),
+        }
+    }
+
+    /// The sequence that has most of a beginning in its cells, and how much.
+    fn nearest(&self, tokens: &[Token]) -> Option<(u32, u32)> {
+        let live = self.live.iter().map(|(sequence, live)| (*sequence, live.computed()));
+        let shared = |(sequence, computed)| (common_len(computed, tokens) as u32, sequence);
+        live.chain(self.places.left()).map(shared).max()
     }
 
     fn let_go(&mut self) {
@@ -285,6 +350,16 @@ impl Schedule {
         waiting
     }
 
+    /// Admits nobody from now on, or everybody again.
+    pub(crate) const fn set_closed(&mut self, is_closed: bool) {
+        self.is_closed = is_closed;
+    }
+
+    /// Tokens that are still to be read before anybody can be answered.
+    pub(crate) fn unread_len(&self) -> usize {
+        self.queue.keys().map(|(prompt, _)| prompt.len()).sum()
+    }
+
     pub(crate) fn waiting_count(&self) -> usize {
         self.queue.len()
     }
@@ -311,10 +386,25 @@ impl Schedule {
         self.step_len = if step_len == 0 { 1 } else { step_len };
     }
 
-    /// Whether what waits would be better off with one pool of cells: the common beginnings outweigh the rest.
-    pub(crate) fn wants_unified(&self) -> bool {
+    /// Whether what waits would be better off with one pool of cells: the common beginnings outweigh the rest. A change
+    /// empties all sequences, so it takes a round of questions to ask for one while any is answered, and clear figures.
+    pub(crate) fn wants_unified(&mut self) -> bool {
+        let is_unified = self.layout.is_unified;
+        let round = if self.live.is_empty() { 2 } else { self.layout.sequences as usize };
+        if self.queue.len() < round {
+            self.wanted = None;
+            return is_unified;
+        }
+        if let Some((at, wants)) = self.wanted
+            && self.admissions - at < u64::from(self.layout.sequences)
+            && !self.live.is_empty()
+        {
+            return wants;
+        }
         let prompts: Vec<&[Token]> = self.queue.keys().map(|(prompt, _)| prompt.as_ref()).collect();
-        prefix::is_mostly_shared(&prompts) && self.layout.sequences <= UNIFIED_SEQUENCES_MAX
+        let wants = prefix::is_mostly_shared(&prompts, is_unified);
+        self.wanted = Some((self.admissions, wants));
+        wants
     }
 }
 

@@ -76,12 +76,13 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> anyhow::
     let (orders, taken) = mpsc::channel(ORDERS_MAX);
     let engine = Arc::new(Engine::new(options.name.as_str().into(), options.now, orders));
     let (served, _socket) = listen(&options.place, Arc::clone(&engine)).await?;
-    let computing = Computing { options, plan, threads, load: Arc::clone(&engine.load) };
+    // Encoders say how they are pooled and have no causal attention.
+    let generates = model_files.shape.is_causal;
+    let load = Arc::clone(&engine.load);
+    let computing = Computing { options, plan, threads, generates, load };
     let (loaded, mut ended) = computing.start(taken)?;
     let ready = async {
         if let Ok(model) = loaded.await {
-            // Encoders say how they are pooled and have no causal attention.
-            let generates = model_files.shape.is_causal;
             engine.set_ready(Ready::new(model, plan, generates));
             tracing::info!(model = &*engine.name, "ready");
         }
@@ -154,6 +155,7 @@ struct Computing {
     options: Options,
     plan: Plan,
     threads: u32,
+    generates: bool,
     load: Arc<Load>,
 }
 
@@ -187,10 +189,13 @@ impl Computing {
             step_len: self.plan.step_len as usize,
             embed_len: self.plan.embed_len as usize,
             threads: self.threads,
+            generates: self.generates,
         };
-        // Where nobody listens any more the process is ending.
-        let _ = loaded.send(Arc::clone(&model));
-        compute::run(&model, resources, orders, &self.load).context("the computing failed")
+        let ready = || {
+            // Where nobody listens any more the process is ending.
+            let _ = loaded.send(Arc::clone(&model));
+        };
+        compute::run(&model, resources, orders, &self.load, ready).context("the computing failed")
     }
 }
 

@@ -82,10 +82,6 @@ impl Talk {
         }
     }
 
-    pub(super) const fn is_untouched(&self) -> bool {
-        self.cached_tokens.is_none()
-    }
-
     pub(super) const fn has_begun(&self) -> bool {
         self.cached_tokens.is_some()
     }

@@ -11,6 +11,8 @@ const GROUP_SHARE: f64 = 0.75;
 const GROUP_LOOKED_AT: usize = 64;
 /// One pool of cells pays when this many times more is shared than not.
 const MOSTLY: usize = 4;
+/// And is kept until it is no more than this many times: what comes varies.
+const MOSTLY_STILL: usize = 2;
 
 #[derive(Debug, Default)]
 pub(super) struct Prefix {
@@ -41,26 +43,36 @@ impl Prefix {
         self.computed as u32
     }
 
+    /// So much of it was found computed elsewhere.
+    pub(super) fn take_over(&mut self, len: u32) {
+        self.computed = self.computed.max(self.tokens.len().min(len as usize));
+    }
+
     /// How much of the prompt can be copied. Its last token is always computed, for its logits.
     pub(super) fn shared_with(&self, prompt: &[Token]) -> u32 {
         let shared = common_len(&self.tokens[..self.computed], prompt).min(prompt.len() - 1);
         if shared < SHARED_LEN_MIN { 0 } else { shared as u32 }
     }
 
-    /// Adds up to `room` rows of what is still to be computed; returns how many.
-    pub(super) fn add_rows(&mut self, sequence: u32, room: usize, rows: &mut Vec<Row>) -> usize {
+    /// Up to `room` rows of what is still to be computed.
+    pub(super) fn rows(&mut self, sequence: u32, room: usize) -> Vec<Row> {
         let until = self.tokens.len().min(self.computed + room);
         let tokens = &self.tokens[self.computed..until];
-        let count = tokens.len();
-        rows.extend((self.computed as u32..).zip(tokens).map(|(position, token)| Row {
+        let rows = (self.computed as u32..).zip(tokens).map(|(position, token)| Row {
             sequence,
             position,
             token: *token,
             wants_logits: false,
-        }));
+        });
+        let rows = rows.collect();
         self.computed = until;
-        count
+        rows
     }
+}
+
+/// Whether what a place has left serves a question of a group that shares `group` tokens.
+pub(super) fn is_enough(kept: u32, group: usize) -> bool {
+    kept > 0 && f64::from(kept) >= group as f64 * GROUP_SHARE
 }
 
 /// How long a beginning a prompt shares with the neighbours behind it; 0 when it is too short to be held.
@@ -78,9 +90,9 @@ pub(super) fn group_len<'a>(prompt: &[Token], neighbours: impl Iterator<Item = &
     if group < SHARED_LEN_MIN { 0 } else { group.min(prompt.len() - 1) }
 }
 
-/// For prompts in their order.
-pub(super) fn is_mostly_shared(prompts: &[&[Token]]) -> bool {
+/// For prompts in their order; `already` when they are in one pool now.
+pub(super) fn is_mostly_shared(prompts: &[&[Token]], already: bool) -> bool {
     let shared: usize = prompts.windows(2).map(|pair| common_len(pair[0], pair[1])).sum();
     let total: usize = prompts.iter().skip(1).map(|prompt| prompt.len()).sum();
-    shared > 0 && shared >= MOSTLY * (total - shared)
+    shared > 0 && shared >= (total - shared) * if already { MOSTLY_STILL } else { MOSTLY }
 }

@@ -43,13 +43,10 @@ impl Machine {
                 Change::Cut { sequence, from } => {
                     self.cells.entry(sequence).or_default().truncate(from as usize);
                 }
-                Change::Copy { sequence, len } => {
-                    assert!(
-                        self.cells.get(&sequence).is_none_or(Vec::is_empty),
-                        "copied over something"
-                    );
-                    let held = self.cells[&self.layout.sequences][..len as usize].to_vec();
-                    self.cells.insert(sequence, held);
+                Change::Copy { from, to, len } => {
+                    assert!(self.cells.get(&to).is_none_or(Vec::is_empty), "copied over something");
+                    let held = self.cells[&from][..len as usize].to_vec();
+                    self.cells.insert(to, held);
                 }
             }
         }
@@ -180,6 +177,138 @@ fn one_pool_is_wanted_where_most_is_shared() {
         schedule.forget(QuestionId(id as u64));
         schedule.ask(with_own(id, 40));
     }
+    assert!(!schedule.wants_unified());
+}
+
+#[test]
+fn a_stream_keeps_the_beginning_for_the_next_of_the_group() {
+    let layout = Layout { sequences: 1, ..layout(false) };
+    let mut schedule = Schedule::new(layout, 256);
+    let mut machine = Machine::new(layout);
+    let in_group = |id: u64| {
+        let mut prompt = tokens(0..64);
+        prompt.extend(tokens(1_000 * id as i32..1_000 * id as i32 + 8));
+        question(id, prompt, 1)
+    };
+    for id in 1..4 {
+        schedule.ask(in_group(id));
+    }
+    let mut copies = 0;
+    while let Some(step) = schedule.step() {
+        copies += step.changes.iter().filter(|change| matches!(change, Change::Copy { .. })).count();
+        for (id, _) in machine.compute(&step) {
+            assert_eq!(schedule.cached_len(id), 64);
+            schedule.forget(id);
+        }
+    }
+    assert_eq!(copies, 1, "a stream is copied whole, so it is not copied twice");
+    assert_eq!(schedule.computed(), 64 + 3 * 8);
+}
+
+#[test]
+fn a_beginning_that_somebody_has_is_not_computed_again() {
+    for is_unified in [true, false] {
+        let mut schedule = Schedule::new(layout(is_unified), 256);
+        let mut machine = Machine::new(layout(is_unified));
+        let in_group = |id: u64| {
+            let mut prompt = tokens(0..64);
+            prompt.extend(tokens(1_000 * id as i32..1_000 * id as i32 + 8));
+            question(id, prompt, 4)
+        };
+        // The first comes alone, and is still being answered when the others come.
+        schedule.ask(in_group(1));
+        machine.compute(&schedule.step().unwrap());
+        for id in 2..4 {
+            schedule.ask(in_group(id));
+        }
+        let answered: HashMap<QuestionId, Token> =
+            machine.compute(&schedule.step().unwrap()).into_iter().collect();
+        assert_eq!(schedule.computed(), 72 + 2 * 8, "unified: {is_unified}");
+        for id in 2..4 {
+            assert_eq!(answered[&QuestionId(id)], alone(&in_group(id).prompt, 1)[0]);
+        }
+    }
+}
+
+#[test]
+fn who_came_first_is_read_first_whatever_its_sequence() {
+    let mut schedule = Schedule::new(Layout { sequences: 2, ..layout(true) }, 4);
+    schedule.ask(question(1, tokens(0..4), 1));
+    schedule.ask(question(2, tokens(50..70), 1));
+    let first = schedule.step().unwrap();
+    assert_eq!(first.outputs[0].0, QuestionId(1));
+    schedule.forget(QuestionId(1));
+    // The third has the lower sequence, which is free again.
+    schedule.ask(question(3, tokens(100..120), 1));
+    for _ in 0..5 {
+        let step = schedule.step().unwrap();
+        assert!(step.rows.iter().all(|row| (50..70).contains(&row.token.0)), "{step:?}");
+    }
+}
+
+#[test]
+fn rows_come_in_the_order_of_their_sequences() {
+    let mut schedule = Schedule::new(layout(false), 64);
+    for id in 0..4 {
+        schedule.ask(question(id, tokens(100 * id as i32..100 * id as i32 + 10), 10));
+    }
+    let step = schedule.step().unwrap();
+    let sequences: Vec<u32> = step.rows.iter().map(|row| row.sequence).collect();
+    assert!(sequences.is_sorted());
+    schedule.forget(QuestionId(1));
+    for id in [0, 2, 3] {
+        schedule.go_on(QuestionId(id), &[Token(7)]);
+    }
+    schedule.ask(question(9, tokens(500..510), 10));
+    let step = schedule.step().unwrap();
+    let sequences: Vec<u32> = step.rows.iter().map(|row| row.sequence).collect();
+    assert!(sequences.is_sorted(), "one that is read stands between those that are answered");
+    assert_eq!(step.rows.len(), 3 + 10);
+}
+
+#[test]
+fn nobody_is_admitted_where_the_sequences_are_to_run_empty() {
+    let mut schedule = Schedule::new(layout(true), 64);
+    schedule.ask(question(1, tokens(0..4), 2));
+    schedule.step().unwrap();
+    schedule.ask(question(2, tokens(50..60), 2));
+    schedule.set_closed(true);
+    schedule.go_on(QuestionId(1), &[Token(9)]);
+    assert_eq!(schedule.step().unwrap().outputs.len(), 1);
+    schedule.forget(QuestionId(1));
+    assert!(schedule.step().is_none() && schedule.waiting_count() == 1);
+    schedule.set_closed(false);
+    assert_eq!(schedule.step().unwrap().outputs[0].0, QuestionId(2));
+}
+
+#[test]
+fn one_pool_is_kept_longer_than_it_would_be_asked_for() {
+    let with_own = |id: i32, own: i32| {
+        let mut prompt = tokens(0..80);
+        prompt.extend(tokens(1_000 * id..1_000 * id + own));
+        question(id as u64, prompt, 4)
+    };
+    for (own, from_streams, from_one_pool) in [(20, true, true), (30, false, true), (41, false, false)] {
+        for (is_unified, wants) in [(false, from_streams), (true, from_one_pool)] {
+            let mut schedule = Schedule::new(layout(is_unified), 8);
+            for id in 1..9 {
+                schedule.ask(with_own(id, own));
+            }
+            assert_eq!(schedule.wants_unified(), wants, "{own} own tokens, unified: {is_unified}");
+        }
+    }
+}
+
+#[test]
+fn a_few_who_wait_do_not_empty_the_sequences() {
+    let mut schedule = Schedule::new(layout(true), 64);
+    schedule.ask(question(1, tokens(0..4), 20));
+    schedule.step().unwrap();
+    for id in 2..5 {
+        schedule.ask(question(id, tokens(100 * id as i32..100 * id as i32 + 10), 2));
+    }
+    assert!(schedule.wants_unified(), "three wait, and there are four sequences");
+    schedule.ask(question(5, tokens(900..910), 2));
     assert!(!schedule.wants_unified());
 }
 

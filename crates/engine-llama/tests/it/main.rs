@@ -16,6 +16,8 @@ mod gguf;
 mod harness;
 mod hub;
 #[cfg(feature = "llama")]
+mod layouts;
+#[cfg(feature = "llama")]
 mod schemas;
 #[cfg(feature = "llama")]
 mod tools;

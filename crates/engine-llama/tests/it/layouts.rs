@@ -1,0 +1,111 @@
+//! How the KV cells are laid out: one pool where most of the prompts is shared, a stream for each sequence otherwise.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Engine};
+
+const SLOTS: u32 = 4;
+const KINDS: [&str; 7] = ["invoice", "contract", "resume", "email", "report", "recipe", "other"];
+
+/// The model takes them for three kinds or more.
+const DOCUMENTS: [&str; 4] = [
+    "INVOICE No. 1042\nBill to: Hill Ltd\nTotal due 144.00",
+    "Whisk two eggs with sugar, add the flour and bake for 25 minutes.",
+    "This agreement is made between the landlord and the tenant.",
+    "Dear Anna,\nthank you for your message.\nBest regards,\nTom",
+];
+
+/// Chats about the documents, whose beginnings are the same when `is_shared`.
+fn chats(is_shared: bool) -> Vec<Value> {
+    let rules = "Read the document to its end and say which kind it is, no more and no less. ".repeat(4);
+    let labels = format!("Classify the document as one of: {}.", KINDS.join(", "));
+    let schema = json!({"type": "object", "required": ["category"], "additionalProperties": false,
+        "properties": {"category": {"type": "string", "enum": KINDS}}});
+    let format = json!({"type": "json_schema", "json_schema": {"name": "kind", "schema": schema}});
+    let beginning = |number: usize| if is_shared { rules.clone() } else { format!("{number}. ") };
+    let system = |number: usize| format!("{}{labels}", beginning(number));
+    (0..8)
+        .map(|number| {
+            json!({"temperature": 0, "response_format": format, "messages": [
+                {"role": "system", "content": system(number)},
+                {"role": "user", "content": DOCUMENTS[number % DOCUMENTS.len()]}]})
+        })
+        .collect()
+}
+
+async fn ask_together(engine: &Engine, chats: &[Value]) -> Vec<String> {
+    let asked = chats.iter().map(|chat| engine.post("/v1/chat/completions", chat));
+    let answers = futures::future::join_all(asked).await;
+    answers.iter().map(Answer::ok).map(|answer| content(&answer)).collect()
+}
+
+async fn ask_one_by_one(engine: &Engine, chats: &[Value]) -> Vec<String> {
+    let mut said = Vec::new();
+    for chat in chats {
+        said.push(content(&engine.post("/v1/chat/completions", chat).await.ok()));
+    }
+    said
+}
+
+fn content(answer: &Value) -> String {
+    answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+}
+
+async fn is_unified(engine: &Engine) -> bool {
+    engine.metric("kv_unified").await > 0.5
+}
+
+/// Asks again until the engine has found that these are better off in the other layout: how many come together is up
+/// to the system.
+async fn ask_until(engine: &Engine, chats: &[Value], wanted: bool) -> Vec<String> {
+    for _ in 0..50 {
+        let said = ask_together(engine, chats).await;
+        if is_unified(engine).await == wanted {
+            return said;
+        }
+    }
+    panic!("the layout never became the other one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_layout_follows_what_is_asked_and_changes_no_label() {
+    let engine = Engine::demo(1_024, SLOTS).await;
+    let (shared, own) = (chats(true), chats(false));
+    assert!(is_unified(&engine).await, "an engine for batches begins with one pool");
+    let labels = ask_one_by_one(&engine, &shared).await;
+    let kinds: std::collections::BTreeSet<&String> = labels.iter().collect();
+    assert!(kinds.len() >= 3, "what all get alike proves nothing: {labels:?}");
+    let own_labels = ask_until(&engine, &own, false).await;
+    assert_eq!(own_labels, ask_one_by_one(&engine, &own).await);
+    // Streams: those of a group copy its beginning, or have it from the one before them.
+    assert_eq!(ask_together(&engine, &own).await, own_labels);
+    let computed = engine.metric("prompt_tokens_computed_total").await;
+    assert_eq!(ask_until(&engine, &shared, true).await, labels);
+    assert_eq!(ask_together(&engine, &shared).await, labels);
+    assert!(
+        engine.metric("prompt_tokens_computed_total").await > computed,
+        "a change starts no count anew"
+    );
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_beginning_is_computed_once_for_all_who_come_together() {
+    let engine = Engine::demo(1_024, SLOTS).await;
+    let shared = chats(true);
+    let answers =
+        futures::future::join_all(shared.iter().map(|chat| engine.post("/v1/chat/completions", chat)))
+            .await;
+    let answers: Vec<Value> = answers.iter().map(Answer::ok).collect();
+    let prompts: u64 =
+        answers.iter().map(|answer| answer["usage"]["prompt_tokens"].as_u64().unwrap()).sum();
+    let computed = engine.metric("prompt_tokens_computed_total").await;
+    let cached: u64 = answers
+        .iter()
+        .map(|answer| answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap())
+        .sum();
+    // What must follow before the model has its first choice counts as computed, and not as a prompt.
+    assert!(computed >= (prompts - cached) as f64);
+    assert!(computed * 3.0 < prompts as f64, "{computed} of {prompts} tokens were computed");
+    engine.stop().await;
+}
