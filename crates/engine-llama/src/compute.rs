@@ -32,6 +32,8 @@ pub(crate) struct Resources {
     pub(crate) step_len: usize,
     /// Tokens of one step of embeddings, and so the longest input.
     pub(crate) embed_len: usize,
+    /// Embeddings are as exact as weights of 32 bits.
+    pub(crate) embeds_exactly: bool,
     pub(crate) threads: u32,
     /// An encoder has no next token, and so no context to generate with.
     pub(crate) generates: bool,
@@ -138,7 +140,7 @@ impl<'model> Computing<'model> {
             computed_before: 0,
             talks: HashMap::new(),
             endings: Vec::new(),
-            embeddings: Embeddings::new(model, resources),
+            embeddings: Embeddings::new(model, resources, load.clone()),
             load: load.clone(),
             pace,
             is_stopped: false,
@@ -215,8 +217,7 @@ impl<'model> Computing<'model> {
             // Somebody takes nothing and there is nothing to compute: look again shortly.
             std::thread::sleep(Duration::from_millis(5));
         }
-        let tokens = self.embeddings.turn()?;
-        self.load.embedded_tokens.fetch_add(tokens, Ordering::Relaxed);
+        self.embeddings.turn()?;
         self.load.steps.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }

@@ -21,6 +21,7 @@ mod forms;
 pub mod gguf;
 #[cfg(feature = "llama")]
 mod grammar;
+mod inputs;
 #[cfg(feature = "llama")]
 mod llama;
 mod machine;

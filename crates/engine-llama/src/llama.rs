@@ -1,11 +1,14 @@
 //! The only module that touches llama.cpp. Every id, position and length is checked here before it crosses over: what
 //! is wrong there is a crash or another question's answer.
 
+mod embedder;
+
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use llama_cpp_2::context::LlamaContext;
-use llama_cpp_2::context::params::{LlamaContextParams, LlamaPoolingType};
+use llama_cpp_2::context::params::LlamaContextParams;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
@@ -20,6 +23,8 @@ use crate::grammar::Allowed;
 use crate::question::{Sampling, TokenLogprob};
 use crate::schedule::{Change, Layout, Row, Step};
 use crate::token::Token;
+
+pub(crate) use embedder::{Embedder, EmbedderShape};
 
 /// The computing failed. What is in the context is not to be trusted any more.
 #[derive(Debug, thiserror::Error)]
@@ -38,19 +43,34 @@ pub(crate) enum ComputeError {
 
 /// A loaded model.
 pub(crate) struct Model {
-    library: LlamaBackend,
     model: LlamaModel,
+    is_on_gpu: bool,
+}
+
+/// llama.cpp has one state for a process, whoever is the first to need it.
+fn library() -> Result<&'static LlamaBackend, String> {
+    static LIBRARY: OnceLock<Result<LlamaBackend, String>> = OnceLock::new();
+    let made = LIBRARY.get_or_init(|| {
+        send_logs_to_tracing(LogOptions::default());
+        LlamaBackend::init().map_err(|error| error.to_string())
+    });
+    made.as_ref().map_err(Clone::clone)
 }
 
 impl Model {
     pub(crate) fn load(path: &Path, gpu_layers: u32) -> Result<Self, ComputeError> {
         let failed = |reason: String| ComputeError::Load { path: path.display().to_string(), reason };
-        let library = LlamaBackend::init().map_err(|error| failed(error.to_string()))?;
-        send_logs_to_tracing(LogOptions::default());
+        let library = library().map_err(failed)?;
         let params = LlamaModelParams::default().with_n_gpu_layers(gpu_layers);
-        let model = LlamaModel::load_from_file(&library, path, &params)
+        let model = LlamaModel::load_from_file(library, path, &params)
             .map_err(|error| failed(error.to_string()))?;
-        Ok(Self { library, model })
+        // A build for GPUs finds none on a machine without one, and computes there like any other.
+        let is_on_gpu = gpu_layers > 0 && library.supports_gpu_offload();
+        Ok(Self { model, is_on_gpu })
+    }
+
+    pub(crate) const fn is_on_gpu(&self) -> bool {
+        self.is_on_gpu
     }
 
     /// Special tokens in the text count as such only when `has_specials`: in what a chat template has rendered.
@@ -134,6 +154,22 @@ impl Model {
         self.model.meta_val_str(key).ok()
     }
 
+    /// How the file says that embeddings are made of what is computed for each token, in llama.cpp's numbers.
+    fn pooling(&self) -> Option<String> {
+        self.meta(&format!("{}.pooling_type", self.meta("general.architecture")?))
+    }
+
+    fn context(
+        &self,
+        params: LlamaContextParams,
+        threads: u32,
+    ) -> Result<LlamaContext<'_>, ComputeError> {
+        let threads = i32::try_from(threads.max(1)).unwrap_or(1);
+        let params = params.with_n_threads(threads).with_n_threads_batch(threads).with_no_perf(true);
+        let context = self.model.new_context(library().map_err(ComputeError::Context)?, params);
+        context.map_err(|error| ComputeError::Context(error.to_string()))
+    }
+
     pub(crate) fn embedding_len(&self) -> usize {
         usize::try_from(self.model.n_embd_out()).unwrap_or(0)
     }
@@ -196,20 +232,13 @@ impl<'model> Session<'model> {
     ) -> Result<Self, ComputeError> {
         let sequences = layout.sequences + 1;
         let cells = if layout.is_unified { layout.pool_len } else { layout.sequence_len * sequences };
-        let threads = i32::try_from(threads.max(1)).unwrap_or(1);
         let params = LlamaContextParams::default()
             .with_n_ctx(NonZeroU32::new(cells))
             .with_n_batch(step_len as u32)
             .with_n_ubatch(step_len.min(UBATCH_LEN) as u32)
             .with_n_seq_max(sequences)
-            .with_kv_unified(layout.is_unified)
-            .with_n_threads(threads)
-            .with_n_threads_batch(threads)
-            .with_no_perf(true);
-        let context = model
-            .model
-            .new_context(&model.library, params)
-            .map_err(|error| ComputeError::Context(error.to_string()))?;
+            .with_kv_unified(layout.is_unified);
+        let context = model.context(params, threads)?;
         let batch = LlamaBatch::new(step_len, 1);
         Ok(Self { model, context, batch, layout, step_len, has_logits: Vec::new() })
     }
@@ -387,87 +416,3 @@ fn likeliest(logits: &[f32]) -> Token {
 
 /// Rows that llama.cpp computes in one piece: more costs memory and gains nothing on a CPU.
 const UBATCH_LEN: usize = 512;
-
-/// A context for embeddings: whole inputs in one piece each, always one pool of cells.
-pub(crate) struct Embedder<'model> {
-    model: &'model Model,
-    context: LlamaContext<'model>,
-    batch: LlamaBatch<'static>,
-    tokens_max: usize,
-    inputs_max: usize,
-}
-
-impl<'model> Embedder<'model> {
-    /// Room for `tokens_max` tokens of at most `inputs_max` inputs at once.
-    pub(crate) fn new(
-        model: &'model Model,
-        tokens_max: usize,
-        inputs_max: usize,
-        threads: u32,
-    ) -> Result<Self, ComputeError> {
-        let threads = i32::try_from(threads.max(1)).unwrap_or(1);
-        let len = tokens_max as u32;
-        let pooling = match model
-            .meta("general.architecture")
-            .and_then(|arch| model.meta(&format!("{arch}.pooling_type")))
-        {
-            Some(kind) if kind != "0" => LlamaPoolingType::Unspecified,
-            _ => LlamaPoolingType::Mean,
-        };
-        let params = LlamaContextParams::default()
-            .with_n_ctx(NonZeroU32::new(len))
-            // An input that is cut over two pieces would be pooled over the second alone.
-            .with_n_batch(len)
-            .with_n_ubatch(len)
-            .with_n_seq_max(inputs_max as u32)
-            .with_kv_unified(true)
-            .with_embeddings(true)
-            .with_pooling_type(pooling)
-            .with_n_threads(threads)
-            .with_n_threads_batch(threads)
-            .with_no_perf(true);
-        let context = model
-            .model
-            .new_context(&model.library, params)
-            .map_err(|error| ComputeError::Context(error.to_string()))?;
-        let batch = LlamaBatch::new(tokens_max, 1);
-        Ok(Self { model, context, batch, tokens_max, inputs_max })
-    }
-
-    /// The embeddings of inputs that fit together, each scaled to length 1.
-    pub(crate) fn compute(&mut self, inputs: &[&[Token]]) -> Result<Vec<Vec<f32>>, ComputeError> {
-        let total: usize = inputs.iter().map(|input| input.len()).sum();
-        let vocab = self.model.model.n_vocab();
-        let is_known = |token: &Token| (0..vocab).contains(&token.0);
-        if inputs.len() > self.inputs_max
-            || total > self.tokens_max
-            || inputs.iter().any(|input| input.is_empty() || !input.iter().all(is_known))
-        {
-            return Err(ComputeError::Bounds(format!("{} inputs of {total} tokens", inputs.len())));
-        }
-        self.context.clear_kv_cache();
-        self.batch.clear();
-        for (sequence, input) in (0_i32..).zip(inputs) {
-            for (position, token) in (0_i32..).zip(*input) {
-                let added = self.batch.add(LlamaToken(token.0), position, &[sequence], true);
-                added.map_err(|error| ComputeError::Bounds(error.to_string()))?;
-            }
-        }
-        self.context.decode(&mut self.batch).map_err(|error| ComputeError::Step(error.to_string()))?;
-        (0_i32..)
-            .zip(inputs)
-            .map(|(sequence, _)| {
-                let embedding = self.context.embeddings_seq_ith(sequence);
-                embedding.map(scaled).map_err(|error| ComputeError::Step(error.to_string()))
-            })
-            .collect()
-    }
-}
-
-fn scaled(embedding: &[f32]) -> Vec<f32> {
-    let len = embedding.iter().map(|part| f64::from(*part).powi(2)).sum::<f64>().sqrt();
-    if len == 0.0 {
-        return embedding.to_vec();
-    }
-    embedding.iter().map(|part| (f64::from(*part) / len) as f32).collect()
-}

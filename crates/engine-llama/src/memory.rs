@@ -37,6 +37,7 @@ pub(crate) struct Plan {
     pub(crate) unified: Layout,
     pub(crate) step_len: u32,
     pub(crate) embed_len: u32,
+    pub(crate) embeds_exactly: bool,
     pub(crate) bytes: u64,
 }
 
@@ -65,6 +66,7 @@ struct Sizes {
     cell: u64,
     buffers: u64,
     trained_len: u32,
+    is_f32: bool,
 }
 
 impl Sizes {
@@ -79,7 +81,13 @@ impl Sizes {
         let buffers = row.saturating_mul(PIECE_ROWS * 4).saturating_add(FIXED_BYTES);
         let trained_len = shape.context_len.and_then(|len| u32::try_from(len).ok());
         let weights = model.weights_len;
-        Self { weights, cell, buffers, trained_len: trained_len.unwrap_or(CONTEXT_LEN) }
+        Self {
+            weights,
+            cell,
+            buffers,
+            trained_len: trained_len.unwrap_or(CONTEXT_LEN),
+            is_f32: model.is_f32,
+        }
     }
 
     fn cells(&self, slots: u32, context_len: u32) -> u64 {
@@ -123,7 +131,7 @@ impl Sizes {
         let unified = Layout { is_unified: true, sequences, sequence_len: context_len, pool_len };
         let embed_len = wishes.context_len.unwrap_or(EMBED_LEN).min(self.trained_len).max(1);
         let bytes = self.needs(slots, context_len);
-        Ok(Plan { streams, unified, step_len: STEP_LEN, embed_len, bytes })
+        Ok(Plan { streams, unified, step_len: STEP_LEN, embed_len, embeds_exactly: self.is_f32, bytes })
     }
 }
 

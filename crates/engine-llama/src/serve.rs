@@ -188,6 +188,7 @@ impl Computing {
             streams: self.plan.streams,
             step_len: self.plan.step_len as usize,
             embed_len: self.plan.embed_len as usize,
+            embeds_exactly: self.plan.embeds_exactly,
             threads: self.threads,
             generates: self.generates,
         };

@@ -1,20 +1,28 @@
-//! Embeddings: inputs of all who wait, sorted by length, as many at once as fit.
+//! Embeddings: inputs of all who wait, as many at once as a step has room for.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 
-use super::Resources;
-use crate::llama::{ComputeError, Embedder, Model};
+use super::{Load, Resources, STEP_LEN_MIN, STEP_WITHIN};
+use crate::inputs::{Input, InputQueue};
+use crate::llama::{ComputeError, Embedder, EmbedderShape, Model};
 use crate::question::Embedded;
 use crate::token::{QuestionId, Token};
 
 /// Inputs of one step at most: each is a sequence of the context.
 const INPUTS_MAX: usize = 64;
+/// Tokens of a step of several inputs: on a CPU more of them together are no faster, and each looks past the cells of
+/// all others.
+const STEP_LEN: usize = 512;
+/// Without flash attention looking past cells costs more.
+const EXACT_STEP_LEN: usize = 256;
 
 struct Asked {
-    inputs: Vec<Arc<[Token]>>,
+    /// None: not computed yet.
     done: Vec<Option<Vec<f32>>>,
     reply: mpsc::Sender<Embedded>,
 }
@@ -25,13 +33,16 @@ pub(super) struct Embeddings<'model> {
     /// Made when it is first needed.
     embedder: Option<Embedder<'model>>,
     asked: BTreeMap<QuestionId, Asked>,
-    /// By length, then by who asked and which of theirs it is.
-    waiting: BTreeMap<(usize, QuestionId, usize), Arc<[Token]>>,
+    waiting: InputQueue,
+    load: Arc<Load>,
+    /// Seconds for one token, averaged.
+    token_seconds: f64,
 }
 
 impl<'model> Embeddings<'model> {
-    pub(super) const fn new(model: &'model Model, resources: Resources) -> Self {
-        Self { model, resources, embedder: None, asked: BTreeMap::new(), waiting: BTreeMap::new() }
+    pub(super) fn new(model: &'model Model, resources: Resources, load: Arc<Load>) -> Self {
+        let (asked, waiting) = (BTreeMap::new(), InputQueue::default());
+        Self { model, resources, embedder: None, asked, waiting, load, token_seconds: 0.0 }
     }
 
     pub(super) fn ask(
@@ -48,18 +59,15 @@ impl<'model> Embeddings<'model> {
             let _ = reply.try_send(Err(what));
             return;
         }
-        for (number, input) in inputs.iter().enumerate() {
-            self.waiting.insert((input.len(), id, number), input.clone());
+        self.asked.insert(id, Asked { done: vec![None; inputs.len()], reply });
+        for (number, tokens) in inputs.into_iter().enumerate() {
+            self.waiting.push(Input { id, number, tokens });
         }
-        self.asked.insert(id, Asked { done: vec![None; inputs.len()], inputs, reply });
     }
 
     pub(super) fn forget(&mut self, id: QuestionId) {
-        if let Some(asked) = self.asked.remove(&id) {
-            for (number, input) in asked.inputs.iter().enumerate() {
-                self.waiting.remove(&(input.len(), id, number));
-            }
-        }
+        self.asked.remove(&id);
+        self.waiting.forget(id);
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -70,34 +78,57 @@ impl<'model> Embeddings<'model> {
         self.waiting.len()
     }
 
-    /// Computes one step of them; returns its tokens.
-    pub(super) fn turn(&mut self) -> Result<u64, ComputeError> {
-        let (mut keys, mut total) = (Vec::new(), 0);
-        for key in self.waiting.keys() {
-            if keys.len() == INPUTS_MAX || total + key.0 > self.resources.embed_len {
-                break;
-            }
-            total += key.0;
-            keys.push(*key);
-        }
-        if !keys.is_empty() {
-            let inputs: Vec<Arc<[Token]>> =
-                keys.iter().map(|key| self.waiting.remove(key).expect("it was just listed")).collect();
-            let embedded =
-                self.embedder()?.compute(&inputs.iter().map(AsRef::as_ref).collect::<Vec<_>>())?;
-            for ((_, id, number), embedding) in keys.into_iter().zip(embedded) {
-                if let Some(asked) = self.asked.get_mut(&id) {
-                    asked.done[number] = Some(embedding);
+    /// Computes one step of them.
+    pub(super) fn turn(&mut self) -> Result<(), ComputeError> {
+        if self.waiting.len() > 0 {
+            self.make_embedder()?;
+            let step = self.waiting.next_step(self.step_len(), INPUTS_MAX);
+            let inputs: Vec<&[Token]> = step.iter().map(|input| &*input.tokens).collect();
+            let tokens = inputs.iter().map(|input| input.len() as u64).sum();
+            self.load.embedded_tokens.fetch_add(tokens, Ordering::Relaxed);
+            for (input, embedding) in step.iter().zip(self.compute(&inputs)?) {
+                if let Some(asked) = self.asked.get_mut(&input.id) {
+                    asked.done[input.number] = Some(embedding);
                 }
             }
         }
         self.answer();
-        Ok(total as u64)
+        Ok(())
+    }
+
+    fn compute(&mut self, inputs: &[&[Token]]) -> Result<Vec<Vec<f32>>, ComputeError> {
+        let tokens = inputs.iter().map(|input| input.len()).sum::<usize>();
+        // A long input cannot be cut: whoever looks whether the computing is stuck has to know how long it may take.
+        let expected = self.token_seconds * tokens as f64;
+        self.load.step_millis.store((expected * 1e3) as u64, Ordering::Relaxed);
+        let started = Instant::now();
+        let embeddings =
+            self.embedder.as_mut().expect("it is made before it is used").compute(inputs)?;
+        let took = started.elapsed();
+        let seconds = took.as_secs_f64() / tokens.max(1) as f64;
+        self.token_seconds =
+            if self.token_seconds == 0.0 { seconds } else { self.token_seconds * 0.9 + seconds * 0.1 };
+        self.load.step_millis.store(took.as_millis() as u64, Ordering::Relaxed);
+        Ok(embeddings)
+    }
+
+    /// Tokens of the next step, when it is one of several inputs.
+    fn step_len(&self) -> usize {
+        let Resources { embed_len, embeds_exactly, .. } = self.resources;
+        let most = match (self.model.is_on_gpu(), embeds_exactly) {
+            (true, _) => embed_len,
+            (false, true) => EXACT_STEP_LEN,
+            (false, false) => STEP_LEN,
+        };
+        let fitting = (STEP_WITHIN.as_secs_f64() / self.token_seconds.max(1e-9)) as usize;
+        fitting.max(STEP_LEN_MIN).min(most).min(embed_len)
     }
 
     fn answer(&mut self) {
-        self.asked.retain(|_, asked| {
+        let waiting = &mut self.waiting;
+        self.asked.retain(|id, asked| {
             if asked.reply.is_closed() {
+                waiting.forget(*id);
                 return false;
             }
             if !asked.done.iter().all(Option::is_some) {
@@ -110,11 +141,21 @@ impl<'model> Embeddings<'model> {
         });
     }
 
-    fn embedder(&mut self) -> Result<&mut Embedder<'model>, ComputeError> {
-        if self.embedder.is_none() {
-            let Resources { embed_len, threads, .. } = self.resources;
-            self.embedder = Some(Embedder::new(self.model, embed_len, INPUTS_MAX, threads)?);
+    fn make_embedder(&mut self) -> Result<(), ComputeError> {
+        if self.embedder.is_some() {
+            return Ok(());
         }
-        Ok(self.embedder.as_mut().expect("it was just made"))
+        let Resources { embed_len, embeds_exactly, threads, .. } = self.resources;
+        let shape = EmbedderShape {
+            tokens_max: embed_len,
+            inputs_max: INPUTS_MAX,
+            is_exact: embeds_exactly,
+            threads,
+        };
+        self.embedder = Some(Embedder::new(self.model, shape)?);
+        // The first step reads the weights, and shows how long a token takes.
+        let probe = [Token(0); STEP_LEN_MIN];
+        self.compute(&[&probe[..STEP_LEN_MIN.min(embed_len)]])?;
+        Ok(())
     }
 }

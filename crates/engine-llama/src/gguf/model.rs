@@ -14,6 +14,8 @@ pub struct ModelFiles {
     pub paths: Vec<PathBuf>,
     /// Bytes of the weights in all files.
     pub weights_len: u64,
+    /// All matrices are written with 32 bits.
+    pub is_f32: bool,
     pub shape: Shape,
 }
 
@@ -24,14 +26,17 @@ impl ModelFiles {
         let head = Gguf::open(path)?;
         let mut weights_len = head.weights_len;
         let paths = parts_of(path, &head).map_err(failed)?;
+        let mut is_f32 = has_f32_only(&head);
         for part in paths.iter().skip(1) {
-            weights_len = weights_len.saturating_add(Gguf::open(part)?.weights_len);
+            let part = Gguf::open(part)?;
+            weights_len = weights_len.saturating_add(part.weights_len);
+            is_f32 &= has_f32_only(&part);
         }
         if weights_len == 0 {
             return Err(failed(Flaw::NoWeights));
         }
         let shape = Shape::of(&head).map_err(failed)?;
-        Ok(Self { head, paths, weights_len, shape })
+        Ok(Self { head, paths, weights_len, is_f32, shape })
     }
 
     /// Bytes for the weights and so many cells: what a context of that size needs at least. The working memory of the
@@ -39,6 +44,11 @@ impl ModelFiles {
     pub fn memory(&self, cells: u64, element_len: u64) -> u64 {
         self.weights_len.saturating_add(self.shape.cells_len(cells, element_len))
     }
+}
+
+/// Vectors have 32 bits in every file.
+fn has_f32_only(head: &Gguf) -> bool {
+    head.tensors.iter().all(|tensor| tensor.dimensions[1] == 1 || tensor.kind.name == "F32")
 }
 
 fn parts_of(path: &Path, head: &Gguf) -> Result<Vec<PathBuf>, Flaw> {

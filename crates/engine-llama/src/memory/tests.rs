@@ -4,7 +4,7 @@ const GIB: u64 = 1024 * 1024 * 1024;
 
 /// As large as a llama of 8 billion parameters in 4 bits: 128 KiB for each cell.
 const SIZES: Sizes =
-    Sizes { weights: 5 * GIB, cell: 128 * 1024, buffers: GIB / 2, trained_len: 131_072 };
+    Sizes { weights: 5 * GIB, cell: 128 * 1024, buffers: GIB / 2, trained_len: 131_072, is_f32: false };
 
 fn of(wishes: Wishes, available: u64) -> Result<(u32, u32), NoRoom> {
     let plan = SIZES.plan(wishes, Some(available))?;

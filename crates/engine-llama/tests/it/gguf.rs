@@ -1,4 +1,4 @@
-//! Writes a small llama with random weights in F32: real inference, of which only the words make no sense.
+//! Writes a small llama with random weights: real inference, of which only the words make no sense.
 //!
 //! The vocabulary has one token for each byte and those of ChatML, so that any text can be asked and any answer is text.
 
@@ -9,6 +9,8 @@ const DIM: u64 = 64;
 const LAYERS: u64 = 2;
 const HEADS: u64 = 4;
 const INNER: u64 = 128;
+/// The bytes, one pair of letters and three tokens of control.
+const VOCABULARY: u64 = 260;
 
 /// What a chat looks like to it; without the start token, which the vocabulary has.
 pub(crate) const TEMPLATE: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n\
@@ -118,48 +120,114 @@ fn tensors(vocabulary: u64) -> Vec<(String, Vec<u64>)> {
     tensors
 }
 
+/// What is written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sketch<'a> {
+    pub(crate) architecture: &'a str,
+    pub(crate) template: &'a str,
+    pub(crate) context_len: u32,
+    /// Matrices of 8 bits instead of 32.
+    pub(crate) is_q8: bool,
+    /// In llama.cpp's numbers.
+    pub(crate) pooling: Option<u32>,
+}
+
+impl Sketch<'static> {
+    pub(crate) const fn llama(context_len: u32) -> Self {
+        Self { architecture: "llama", template: TEMPLATE, context_len, is_q8: false, pooling: None }
+    }
+
+    /// Looks at what follows too, and generates nothing.
+    pub(crate) const fn encoder(context_len: u32) -> Self {
+        Self {
+            architecture: "llama-embed",
+            template: TEMPLATE,
+            context_len,
+            is_q8: false,
+            pooling: Some(1),
+        }
+    }
+}
+
+impl Sketch<'_> {
+    fn is_q8(&self, shape: &[u64]) -> bool {
+        self.is_q8 && shape.len() > 1
+    }
+
+    fn bytes_of(&self, shape: &[u64]) -> u64 {
+        let count: u64 = shape.iter().product();
+        if self.is_q8(shape) { count / 32 * 34 } else { count * 4 }
+    }
+}
+
+/// A scale of 16 bits and 32 numbers of 8.
+fn quantize(block: &[f32], bytes: &mut Vec<u8>) {
+    let scale = block.iter().fold(0.0_f32, |max, weight| max.max(weight.abs())) / 127.0;
+    // The upper bits of a scale that is neither tiny nor huge: 5 of the exponent, 10 behind the point.
+    let half = u16::try_from((scale.to_bits() - (112 << 23)) >> 13).expect("weights are near 1");
+    let scale = f32::from_bits((u32::from(half) << 13) + (112 << 23));
+    bytes.extend(half.to_le_bytes());
+    bytes.extend(block.iter().map(|weight| (weight / scale).round().clamp(-127.0, 127.0) as i8 as u8));
+}
+
 pub(crate) fn write(path: &Path, context_len: u32) {
-    write_with(path, context_len, TEMPLATE);
+    write_sketch(path, &Sketch::llama(context_len));
 }
 
 pub(crate) fn write_with(path: &Path, context_len: u32, template: &str) {
+    write_sketch(path, &Sketch { template, ..Sketch::llama(context_len) });
+}
+
+fn members<'a>(sketch: &Sketch<'a>) -> Vec<(String, Member<'a>)> {
     let letters = letters();
     let merged = format!("{}{}", letters[usize::from(b't')], letters[usize::from(b'h')]);
     let mut tokens = letters.clone();
     tokens.extend([merged, "<|endoftext|>".into(), "<|im_start|>".into(), "<|im_end|>".into()]);
-    let kinds = (0..tokens.len()).map(|at| if at < 257 { 1 } else { 3 }).collect();
-    let vocabulary = tokens.len() as u64;
+    let kinds: Vec<i32> = (0..tokens.len()).map(|at| if at < 257 { 1 } else { 3 }).collect();
+    assert_eq!(tokens.len() as u64, VOCABULARY);
     let merges = vec![format!("{} {}", letters[usize::from(b't')], letters[usize::from(b'h')])];
-    let members = [
-        ("general.architecture", Member::Text("llama")),
-        ("general.name", Member::Text("random")),
-        ("llama.context_length", Member::Number(context_len)),
-        ("llama.embedding_length", Member::Number(DIM as u32)),
-        ("llama.block_count", Member::Number(LAYERS as u32)),
-        ("llama.feed_forward_length", Member::Number(INNER as u32)),
-        ("llama.attention.head_count", Member::Number(HEADS as u32)),
-        ("llama.attention.head_count_kv", Member::Number(HEADS as u32)),
-        ("llama.attention.layer_norm_rms_epsilon", Member::Fraction(1e-5)),
-        ("llama.rope.dimension_count", Member::Number((DIM / HEADS) as u32)),
-        ("llama.vocab_size", Member::Number(vocabulary as u32)),
-        ("general.file_type", Member::Number(0)),
-        ("tokenizer.ggml.model", Member::Text("gpt2")),
-        ("tokenizer.ggml.pre", Member::Text("gpt-2")),
-        ("tokenizer.ggml.tokens", Member::Texts(tokens)),
-        ("tokenizer.ggml.token_type", Member::Numbers(kinds)),
-        ("tokenizer.ggml.merges", Member::Texts(merges)),
-        ("tokenizer.ggml.bos_token_id", Member::Number(257)),
-        ("tokenizer.ggml.eos_token_id", Member::Number(259)),
-        ("tokenizer.ggml.add_bos_token", Member::Flag(false)),
-        ("tokenizer.chat_template", Member::Text(template)),
+    let own = |name: &str| format!("{}.{name}", sketch.architecture);
+    let mut members: Vec<(String, Member<'_>)> = vec![
+        ("general.architecture".to_owned(), Member::Text(sketch.architecture)),
+        ("general.name".to_owned(), Member::Text("random")),
+        (own("context_length"), Member::Number(sketch.context_len)),
+        (own("embedding_length"), Member::Number(DIM as u32)),
+        (own("block_count"), Member::Number(LAYERS as u32)),
+        (own("feed_forward_length"), Member::Number(INNER as u32)),
+        (own("attention.head_count"), Member::Number(HEADS as u32)),
+        (own("attention.head_count_kv"), Member::Number(HEADS as u32)),
+        (own("attention.layer_norm_rms_epsilon"), Member::Fraction(1e-5)),
+        (own("rope.dimension_count"), Member::Number((DIM / HEADS) as u32)),
+        (own("vocab_size"), Member::Number(VOCABULARY as u32)),
+        ("general.file_type".to_owned(), Member::Number(0)),
+        ("tokenizer.ggml.model".to_owned(), Member::Text("gpt2")),
+        ("tokenizer.ggml.pre".to_owned(), Member::Text("gpt-2")),
+        ("tokenizer.ggml.tokens".to_owned(), Member::Texts(tokens)),
+        ("tokenizer.ggml.token_type".to_owned(), Member::Numbers(kinds)),
+        ("tokenizer.ggml.merges".to_owned(), Member::Texts(merges)),
+        ("tokenizer.ggml.bos_token_id".to_owned(), Member::Number(257)),
+        ("tokenizer.ggml.eos_token_id".to_owned(), Member::Number(259)),
+        ("tokenizer.ggml.add_bos_token".to_owned(), Member::Flag(false)),
+        ("tokenizer.chat_template".to_owned(), Member::Text(sketch.template)),
     ];
-    let tensors = tensors(vocabulary);
+    if let Some(pooling) = sketch.pooling {
+        members.push((own("pooling_type"), Member::Number(pooling)));
+    }
+    if sketch.architecture != "llama" {
+        members.push((own("attention.causal"), Member::Flag(false)));
+    }
+    members
+}
+
+pub(crate) fn write_sketch(path: &Path, sketch: &Sketch<'_>) {
+    let members = members(sketch);
+    let tensors = tensors(VOCABULARY);
     let mut bytes = b"GGUF".to_vec();
     bytes.extend(3_u32.to_le_bytes());
     bytes.extend((tensors.len() as u64).to_le_bytes());
     bytes.extend((members.len() as u64).to_le_bytes());
     for (name, value) in members {
-        member(&mut bytes, name, &value);
+        member(&mut bytes, &name, &value);
     }
     let mut offset = 0_u64;
     for (name, shape) in &tensors {
@@ -168,17 +236,25 @@ pub(crate) fn write_with(path: &Path, context_len: u32, template: &str) {
         for len in shape {
             bytes.extend(len.to_le_bytes());
         }
-        bytes.extend(0_u32.to_le_bytes());
+        bytes.extend(if sketch.is_q8(shape) { 8_u32 } else { 0 }.to_le_bytes());
         bytes.extend(offset.to_le_bytes());
-        offset += (shape.iter().product::<u64>() * 4).next_multiple_of(32);
+        offset += sketch.bytes_of(shape).next_multiple_of(32);
     }
     bytes.resize(bytes.len().next_multiple_of(32), 0);
     let mut state = 7;
     for (name, shape) in &tensors {
         let scale = if name.starts_with("token_embd") { 1.0 } else { 1.7 / (shape[0] as f32).sqrt() };
-        for _ in 0..shape.iter().product::<u64>() {
-            let weight = if shape.len() == 1 { 1.0 } else { random(&mut state) * scale };
-            bytes.extend(weight.to_le_bytes());
+        let weights: Vec<f32> = (0..shape.iter().product::<u64>())
+            .map(|_| if shape.len() == 1 { 1.0 } else { random(&mut state) * scale })
+            .collect();
+        if sketch.is_q8(shape) {
+            for block in weights.chunks(32) {
+                quantize(block, &mut bytes);
+            }
+        } else {
+            for weight in weights {
+                bytes.extend(weight.to_le_bytes());
+            }
         }
         bytes.resize(bytes.len().next_multiple_of(32), 0);
     }

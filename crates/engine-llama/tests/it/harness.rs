@@ -93,6 +93,14 @@ impl Engine {
         Self::serve(folder, options).await
     }
 
+    /// With another model than a plain llama.
+    pub(crate) async fn sketch(sketch: &gguf::Sketch<'_>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let options = options(folder.path(), sketch.context_len, 2);
+        gguf::write_sketch(&options.model, sketch);
+        Self::serve(folder, options).await
+    }
+
     pub(crate) async fn serve(folder: tempfile::TempDir, options: Options) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
         #[expect(clippy::disallowed_methods, reason = "the runtime of the test ends it")]
