@@ -28,22 +28,25 @@ const CHARS_MAX: i64 = 1_000_000;
 /// Give each document in a folder one of your labels
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Every text file below DIR is sent to a model together with the labels, as one batch; equal files are sent once. OUT gets a
-line for each file: path, label, sha256, duplicate_of, cut, skipped, error, tokens. What is not UTF-8 text is skipped, and
-hidden files and links are passed over; both are counted.
+Every text file below DIR is sent to a model together with the labels, as one batch; equal files
+are sent once. OUT gets a line for each file: path, label, sha256, duplicate_of, cut, skipped,
+error, tokens. What is not UTF-8 text is skipped, hidden files and links are passed over; both are
+counted.
 
-Run it again after Ctrl-C, kill -9 or when files were added: only what has no answer yet is asked. The state is in
-OUT.overnight/. Other labels, another model or another --max-chars begin anew.
+Run it again after Ctrl-C, kill -9 or when files were added: only what has no answer yet is asked.
+The state is in OUT.overnight/. Other labels, another model or another --max-chars begin anew.
 
-It is sent to the server that --server or OVERNIGHT_URL names, or to the one on this machine if it answers. Without one, or
-with an option under Configuration, it runs by itself, as `overnight run` does.
+It is sent to the server that --server or OVERNIGHT_URL names, or to the one on this machine if it
+answers. Without one, or with an option under Configuration, it runs by itself, as `overnight run`
+does.
 
 Examples:
   overnight classify inbox --labels invoice,contract,other
   overnight classify inbox --labels-file labels.txt -o labelled.jsonl --csv labelled.csv
-  overnight classify samples/documents --labels invoice,contract,resume,email,report,recipe,other --expected folders
+  overnight classify samples/documents --expected folders \\
+      --labels invoice,contract,resume,email,report,recipe,other
 
-A labels file has a label a line, with a description behind a colon where the name does not say enough:
+A labels file has a label a line, with a description where the name does not say enough:
   invoice: asks for money for something delivered
   other: everything else
 

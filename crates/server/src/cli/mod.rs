@@ -45,6 +45,7 @@ const EXAMPLES: &str = "\
 Examples:
   overnight serve                                the API and the workers
   overnight submit requests.jsonl                send a batch; prints its id
+  overnight classify inbox --labels a,b,other    a label for each document in a folder
   overnight watch                                how far the newest unfinished batch is
   overnight results batch_... -o out.jsonl       fetch the answers
   overnight failed batch_...                     what failed, and why
