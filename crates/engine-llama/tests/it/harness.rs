@@ -185,12 +185,12 @@ impl Engine {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "a `json!` where it is called")]
 /// What the model said.
 pub(crate) fn content(answer: &Value) -> String {
     answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "a `json!` where it is called")]
 pub(crate) fn chat(message: &str, more: Value) -> Value {
     let mut body = json!({"model": "random", "messages": [{"role": "user", "content": message}]});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
