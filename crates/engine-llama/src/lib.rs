@@ -38,6 +38,7 @@ mod serve;
 mod speech;
 mod template;
 mod token;
+mod vector;
 
 #[cfg(feature = "llama")]
 pub use demo::DemoModel;

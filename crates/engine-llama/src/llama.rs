@@ -37,6 +37,11 @@ pub(crate) enum ComputeError {
     Context(String),
     #[error("llama.cpp failed to compute a step: {0}")]
     Step(String),
+    #[error(
+        "`{path}` keeps a state in place of what it has read (as Mamba, RWKV and their hybrids do), so a common beginning \
+         cannot be shared, which this engine is made for: use another model, or another engine such as Ollama"
+    )]
+    Recurrent { path: String },
     #[error("the schedule asked for what the context does not have: {0}")]
     Bounds(String),
 }
@@ -64,6 +69,9 @@ impl Model {
         let params = LlamaModelParams::default().with_n_gpu_layers(gpu_layers);
         let model = LlamaModel::load_from_file(library, path, &params)
             .map_err(|error| failed(error.to_string()))?;
+        if model.is_recurrent() || model.is_hybrid() {
+            return Err(ComputeError::Recurrent { path: path.display().to_string() });
+        }
         // A build for GPUs finds none on a machine without one, and computes there like any other.
         let is_on_gpu = gpu_layers > 0 && library.supports_gpu_offload();
         Ok(Self { model, is_on_gpu })
@@ -170,6 +178,11 @@ impl Model {
         context.map_err(|error| ComputeError::Context(error.to_string()))
     }
 
+    /// What it makes of an input is a rank, and no vector.
+    pub(crate) fn ranks(&self) -> bool {
+        self.pooling().as_deref() == Some(RANK_POOLING)
+    }
+
     pub(crate) fn embedding_len(&self) -> usize {
         usize::try_from(self.model.n_embd_out()).unwrap_or(0)
     }
@@ -205,6 +218,10 @@ impl Model {
         Chooser(Some(LlamaSampler::chain(chain, true)))
     }
 }
+
+/// Of llama.cpp's numbers for kinds of pooling.
+const NO_POOLING: &str = "0";
+const RANK_POOLING: &str = "4";
 
 /// Penalties look at so many tokens of the answer.
 const PENALTY_TOKENS: i32 = 64;

@@ -101,6 +101,9 @@ impl Ready {
     /// The inputs as tokens, and which of them were cut.
     pub(crate) fn inputs(&self, asked: &EmbeddingAsked) -> Result<Inputs, Refusal> {
         let len_max = self.plan.embed_len as usize;
+        if self.model.ranks() {
+            return Err(refusal::no_embeddings());
+        }
         if asked.dimensions.is_some_and(|dimensions| dimensions > self.model.embedding_len()) {
             let expected = format!("at most {}, which the model has", self.model.embedding_len());
             return Err(refusal::out_of_range("dimensions", &expected));

@@ -118,6 +118,12 @@ pub(crate) fn no_generation() -> Refusal {
         .of("model")
 }
 
+pub(crate) fn no_embeddings() -> Refusal {
+    let message =
+        "the model ranks texts and makes no embeddings of them: use one that was made for embeddings";
+    Refusal::bad("unsupported_operation", message).of("model")
+}
+
 pub(crate) fn bad_schema(why: &str) -> Refusal {
     let message = format!("the schema cannot be compiled: {}", shown(why));
     Refusal::bad("invalid_schema", message).of("response_format")

@@ -154,6 +154,9 @@ async fn embeddings(State(engine): Shared, body: Read) -> Result<Response, Refus
     let ready: &Ready = engine.ready()?;
     let inputs = tokio::task::block_in_place(|| ready.inputs(&asked))?;
     let embeddings = engine.embed(inputs.tokens).await?;
+    if let Some(at) = embeddings.iter().position(|parts| !parts.iter().all(|part| part.is_finite())) {
+        return Err(refusal::failed(&format!("what the model made of input {at} are no numbers")));
+    }
     let answer = EmbeddingAnswer { embeddings, tokens: inputs.tokens_count, cut: inputs.cut };
     Ok(Json(answer.body(&engine.name, &asked)).into_response())
 }

@@ -1,11 +1,13 @@
 //! `POST /v1/embeddings`: what is asked and what is answered.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::fields::Fields;
 use crate::refusal::{self, Refusal};
+use crate::vector::scaled;
 
 /// As OpenAI has it.
 pub(crate) const INPUTS_MAX: usize = 2_048;
@@ -78,48 +80,74 @@ pub(crate) struct EmbeddingAnswer {
     pub(crate) cut: Vec<(usize, usize)>,
 }
 
-impl EmbeddingAnswer {
-    pub(crate) fn body(&self, model: &str, asked: &EmbeddingAsked) -> Value {
-        let data: Vec<Value> = self
-            .embeddings
-            .iter()
-            .enumerate()
-            .map(|(index, embedding)| {
-                let embedding = shortened(embedding, asked.dimensions);
-                let embedding = if asked.is_base64 { base64(&embedding) } else { json!(embedding) };
-                json!({"object": "embedding", "index": index, "embedding": embedding})
-            })
-            .collect();
-        let mut body = json!({
-            "object": "list", "data": data, "model": model,
-            "usage": {"prompt_tokens": self.tokens, "total_tokens": self.tokens},
-        });
-        if asked.truncates {
-            let cut: Vec<Value> = self
-                .cut
-                .iter()
-                .map(|(index, tokens)| json!({"index": index, "tokens": tokens}))
-                .collect();
-            body["truncated"] = json!(cut);
+/// Written number by number: as JSON values a call's vectors would take ten times their memory.
+#[derive(Debug, Serialize)]
+pub(crate) struct Body<'a> {
+    object: &'static str,
+    data: Vec<Entry<'a>>,
+    model: &'a str,
+    usage: Usage,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    truncated: Option<Vec<Cut>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Entry<'a> {
+    object: &'static str,
+    index: usize,
+    embedding: Vector<'a>,
+}
+
+#[derive(Debug, Serialize)]
+struct Usage {
+    prompt_tokens: usize,
+    total_tokens: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Cut {
+    index: usize,
+    tokens: usize,
+}
+
+#[derive(Debug)]
+struct Vector<'a> {
+    parts: Cow<'a, [f32]>,
+    is_base64: bool,
+}
+
+impl Serialize for Vector<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.is_base64 {
+            let bytes: Vec<u8> = self.parts.iter().flat_map(|part| part.to_le_bytes()).collect();
+            serializer.serialize_str(&base64::engine::general_purpose::STANDARD.encode(bytes))
+        } else {
+            self.parts.serialize(serializer)
         }
-        body
+    }
+}
+
+impl EmbeddingAnswer {
+    pub(crate) fn body<'a>(&'a self, model: &'a str, asked: &EmbeddingAsked) -> Body<'a> {
+        let entry = |(index, embedding): (usize, &'a Vec<f32>)| {
+            let parts = shortened(embedding, asked.dimensions);
+            Entry { object: "embedding", index, embedding: Vector { parts, is_base64: asked.is_base64 } }
+        };
+        let cut = |(index, tokens): &(usize, usize)| Cut { index: *index, tokens: *tokens };
+        Body {
+            object: "list",
+            data: self.embeddings.iter().enumerate().map(entry).collect(),
+            model,
+            usage: Usage { prompt_tokens: self.tokens, total_tokens: self.tokens },
+            truncated: asked.truncates.then(|| self.cut.iter().map(cut).collect()),
+        }
     }
 }
 
 /// The first so many parts, of length 1 again.
-fn shortened(embedding: &[f32], dimensions: Option<usize>) -> Vec<f32> {
-    let Some(dimensions) = dimensions.filter(|dimensions| *dimensions < embedding.len()) else {
-        return embedding.to_vec();
-    };
-    let parts = &embedding[..dimensions];
-    let len = parts.iter().map(|part| f64::from(*part).powi(2)).sum::<f64>().sqrt();
-    if len == 0.0 {
-        return parts.to_vec();
+fn shortened(embedding: &[f32], dimensions: Option<usize>) -> Cow<'_, [f32]> {
+    match dimensions.and_then(|dimensions| embedding.get(..dimensions)) {
+        Some(parts) if parts.len() < embedding.len() => Cow::Owned(scaled(parts)),
+        _ => Cow::Borrowed(embedding),
     }
-    parts.iter().map(|part| (f64::from(*part) / len) as f32).collect()
-}
-
-fn base64(embedding: &[f32]) -> Value {
-    let bytes: Vec<u8> = embedding.iter().flat_map(|part| part.to_le_bytes()).collect();
-    Value::String(base64::engine::general_purpose::STANDARD.encode(bytes))
 }

@@ -12,8 +12,9 @@ use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams, LlamaPooling
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
 
-use super::{ComputeError, Model};
+use super::{ComputeError, Model, NO_POOLING};
 use crate::token::Token;
+use crate::vector::scaled;
 
 /// llama.cpp's `LLAMA_FLASH_ATTN_TYPE_DISABLED`, which its crate has no name for.
 const NO_FLASH_ATTENTION: i32 = 0;
@@ -110,15 +111,7 @@ impl<'model> Embedder<'model> {
 /// As the model was trained, and the mean where it was not trained for embeddings.
 fn pooling(model: &Model) -> LlamaPoolingType {
     match model.pooling().as_deref() {
-        None | Some("0") => LlamaPoolingType::Mean,
+        None | Some(NO_POOLING) => LlamaPoolingType::Mean,
         Some(_) => LlamaPoolingType::Unspecified,
     }
-}
-
-fn scaled(embedding: &[f32]) -> Vec<f32> {
-    let len = embedding.iter().map(|part| f64::from(*part).powi(2)).sum::<f64>().sqrt();
-    if len == 0.0 {
-        return embedding.to_vec();
-    }
-    embedding.iter().map(|part| (f64::from(*part) / len) as f32).collect()
 }

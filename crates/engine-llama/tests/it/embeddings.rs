@@ -1,5 +1,7 @@
 //! Embeddings: whatever else is computed with an input, its vector is the same.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::gguf::Sketch;
@@ -116,7 +118,19 @@ async fn dimensions_base64_and_lengths_are_honoured() {
     let expected: Vec<f64> = whole[..8].iter().map(|part| part / len).collect();
     assert!(distance(&short, &expected) <= DISTANCE_MAX);
     let coded = post(json!({"input": "a text", "encoding_format": "base64"})).await.ok();
-    assert_eq!(coded["data"][0]["embedding"].as_str().unwrap().len(), (64_usize * 4).div_ceil(3) * 4);
+    let coded = STANDARD.decode(coded["data"][0]["embedding"].as_str().unwrap()).unwrap();
+    let part = |bytes: &[u8]| f64::from(f32::from_le_bytes(bytes.try_into().unwrap()));
+    let coded: Vec<f64> = coded.chunks(4).map(part).collect();
+    assert!(distance(&coded, &whole) <= DISTANCE_MAX, "the same, as bytes");
+    // The vocabulary has a token for each byte.
+    let tokens = "a text".as_bytes();
+    for input in [json!(tokens), json!([tokens])] {
+        let answer = post(json!({"input": input})).await.ok();
+        assert!(distance(&vectors(&answer)[0], &whole) <= DISTANCE_MAX, "the same, as tokens");
+        assert_eq!(answer["usage"]["prompt_tokens"], 6);
+    }
+    let (status, _, message) = post(json!({"input": [1, 260]})).await.refusal();
+    assert!(status == 400 && message.contains("260"), "{message}");
     let (status, _, _) = post(json!({"input": "a", "dimensions": 65})).await.refusal();
     assert_eq!(status, 400);
     let long = "x".repeat(150);
@@ -126,7 +140,64 @@ async fn dimensions_base64_and_lengths_are_honoured() {
     let cut = post(json!({"input": ["ok", long], "truncate": true})).await.ok();
     assert_eq!(cut["truncated"], json!([{"index": 1, "tokens": 150}]));
     assert_eq!(cut["usage"]["prompt_tokens"], 102);
-    let (status, _, _) = post(json!({"input": ""})).await.refusal();
-    assert_eq!(status, 400);
+    for empty in [json!(""), json!([]), json!([""]), json!(["ok", ""]), json!([[]])] {
+        let (status, _, message) = post(json!({"input": empty})).await.refusal();
+        assert!(status == 400 && message.contains("empty"), "{message}");
+    }
     engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encoder_embeds_and_says_that_it_does_not_generate() {
+    let engine = Engine::sketch(&Sketch::encoder(64)).await;
+    assert_eq!(ask(&engine, &["a text"]).await[0].len(), 64);
+    let chat = engine.chat("hello", json!({})).await.refusal();
+    let completion = engine.post("/v1/completions", &json!({"prompt": "a"})).await.refusal();
+    for (status, code, message) in [chat, completion] {
+        assert_eq!((status, code.as_str()), (400, "unsupported_operation"));
+        assert!(message.contains("/v1/embeddings"), "{message}");
+    }
+    engine.stop().await;
+}
+
+/// What a model for ranking makes of an input is one number, which nobody may take for a vector.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_for_ranking_embeds_nothing() {
+    let engine = Engine::sketch(&Sketch { pooling: Some(4), ..Sketch::llama(64) }).await;
+    let (status, code, message) =
+        engine.post("/v1/embeddings", &json!({"input": "a text"})).await.refusal();
+    assert_eq!((status, code.as_str()), (400, "unsupported_operation"));
+    assert!(message.contains("ranks"), "{message}");
+    engine.chat("hello", json!({"max_tokens": 2})).await.ok();
+    engine.stop().await;
+}
+
+/// How the tokens' vectors become one is up to the model: the mean, the first or the last.
+#[tokio::test(flavor = "multi_thread")]
+async fn inputs_are_pooled_as_the_model_was_trained() {
+    let mut vectors = Vec::new();
+    for pooling in [1, 2, 3] {
+        let engine = Engine::sketch(&Sketch { pooling: Some(pooling), ..Sketch::llama(64) }).await;
+        vectors.push(ask(&engine, &["ab", "a", "b"]).await);
+        engine.stop().await;
+    }
+    let [mean, first, last] = vectors.try_into().unwrap();
+    let both = |at: usize| [&mean[at], &first[at], &last[at]];
+    for (at, text) in ["one token", "another"].iter().enumerate() {
+        let [mean, first, last] = both(at + 1);
+        assert!(distance(mean, first) < 1e-5 && distance(mean, last) < 1e-5, "{text}");
+    }
+    assert!(distance(&first[0], &first[1]) < 1e-5, "nothing follows that the first token sees");
+    assert!(distance(&last[0], &first[0]) > 1e-2 && distance(&mean[0], &first[0]) > 1e-2);
+}
+
+/// llama.cpp has one state for a process: the second engine found it taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_engines_can_be_in_one_process() {
+    let (one, other) = tokio::join!(Engine::start(64, 1), Engine::start(64, 1));
+    let (left, right) = tokio::join!(ask(&one, &["a text"]), ask(&other, &["a text"]));
+    assert!(distance(&left[0], &right[0]) <= DISTANCE_MAX);
+    one.stop().await;
+    assert_eq!(ask(&other, &["a text"]).await, right, "the other one goes on");
+    other.stop().await;
 }
