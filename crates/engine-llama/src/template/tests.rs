@@ -55,6 +55,8 @@ fn a_template_that_never_ends_is_ended() {
     assert!(render(loops, &[]).is_err());
     let grows = "{% set ns = namespace(t='xxxxxxxxxxxxxxxx') %}{% for a in range(24) %}{% set ns.t = ns.t ~ ns.t %}{% endfor %}{{ ns.t }}";
     assert!(render(grows, &[]).is_err());
+    let repeats = "{{ 'x' * 999999999999 }}";
+    assert!(render(repeats, &[]).is_err());
     let recurses = "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}";
     assert!(render(recurses, &[]).is_err());
 }

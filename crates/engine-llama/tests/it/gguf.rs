@@ -23,6 +23,7 @@ enum Member<'a> {
     Flag(bool),
     Texts(Vec<String>),
     Numbers(Vec<i32>),
+    Fractions(Vec<f32>),
 }
 
 fn text(bytes: &mut Vec<u8>, text: &str) {
@@ -56,6 +57,14 @@ fn member(bytes: &mut Vec<u8>, name: &str, member: &Member<'_>) {
             bytes.extend((values.len() as u64).to_le_bytes());
             for value in values {
                 text(bytes, value);
+            }
+        }
+        Member::Fractions(values) => {
+            kind(bytes, 9);
+            kind(bytes, 6);
+            bytes.extend((values.len() as u64).to_le_bytes());
+            for value in values {
+                bytes.extend(value.to_le_bytes());
             }
         }
         Member::Numbers(values) => {
@@ -130,11 +139,20 @@ pub(crate) struct Sketch<'a> {
     pub(crate) is_q8: bool,
     /// In llama.cpp's numbers.
     pub(crate) pooling: Option<u32>,
+    /// A vocabulary that begins every text with a space.
+    pub(crate) has_spaces: bool,
 }
 
 impl Sketch<'static> {
     pub(crate) const fn llama(context_len: u32) -> Self {
-        Self { architecture: "llama", template: TEMPLATE, context_len, is_q8: false, pooling: None }
+        Self {
+            architecture: "llama",
+            template: TEMPLATE,
+            context_len,
+            is_q8: false,
+            pooling: None,
+            has_spaces: false,
+        }
     }
 
     /// Looks at what follows too, and generates nothing.
@@ -145,6 +163,7 @@ impl Sketch<'static> {
             context_len,
             is_q8: false,
             pooling: Some(1),
+            has_spaces: false,
         }
     }
 }
@@ -174,18 +193,49 @@ pub(crate) fn write(path: &Path, context_len: u32) {
     write_sketch(path, &Sketch::llama(context_len));
 }
 
-pub(crate) fn write_with(path: &Path, context_len: u32, template: &str) {
-    write_sketch(path, &Sketch { template, ..Sketch::llama(context_len) });
-}
-
-fn members<'a>(sketch: &Sketch<'a>) -> Vec<(String, Member<'a>)> {
+/// One token for each byte, one of two letters, and those of ChatML.
+fn words_of_bytes() -> Vec<(&'static str, Member<'static>)> {
     let letters = letters();
-    let merged = format!("{}{}", letters[usize::from(b't')], letters[usize::from(b'h')]);
-    let mut tokens = letters.clone();
+    let (left, right) = (&letters[usize::from(b't')], &letters[usize::from(b'h')]);
+    let (merged, merges) = (format!("{left}{right}"), vec![format!("{left} {right}")]);
+    let mut tokens = letters;
     tokens.extend([merged, "<|endoftext|>".into(), "<|im_start|>".into(), "<|im_end|>".into()]);
     let kinds: Vec<i32> = (0..tokens.len()).map(|at| if at < 257 { 1 } else { 3 }).collect();
     assert_eq!(tokens.len() as u64, VOCABULARY);
-    let merges = vec![format!("{} {}", letters[usize::from(b't')], letters[usize::from(b'h')])];
+    vec![
+        ("model", Member::Text("gpt2")),
+        ("pre", Member::Text("gpt-2")),
+        ("tokens", Member::Texts(tokens)),
+        ("token_type", Member::Numbers(kinds)),
+        ("merges", Member::Texts(merges)),
+        ("bos_token_id", Member::Number(257)),
+        ("eos_token_id", Member::Number(259)),
+        ("add_bos_token", Member::Flag(false)),
+    ]
+}
+
+/// As SentencePiece has it: every text is begun with a space, and what has no token of its own is bytes.
+fn words_with_spaces() -> Vec<(&'static str, Member<'static>)> {
+    let mut tokens: Vec<String> = vec!["<unk>".into(), "<s>".into(), "</s>".into()];
+    let mut kinds = vec![2, 3, 3];
+    tokens.extend((0..0x20).chain(0x80..=0xff).map(|byte: u8| format!("<0x{byte:02X}>")));
+    kinds.resize(tokens.len(), 6);
+    tokens.extend(["\u{2581}".into(), "\u{2581}{".into(), "\"a".into()]);
+    tokens.extend((0x21..0x7f_u8).map(|letter| char::from(letter).to_string()));
+    kinds.resize(tokens.len(), 1);
+    assert_eq!(tokens.len() as u64, VOCABULARY);
+    let scores = (0..tokens.len()).map(|at| -(at as f32)).collect();
+    vec![
+        ("model", Member::Text("llama")),
+        ("tokens", Member::Texts(tokens)),
+        ("token_type", Member::Numbers(kinds)),
+        ("scores", Member::Fractions(scores)),
+        ("bos_token_id", Member::Number(1)),
+        ("eos_token_id", Member::Number(2)),
+    ]
+}
+
+fn members<'a>(sketch: &Sketch<'a>) -> Vec<(String, Member<'a>)> {
     let own = |name: &str| format!("{}.{name}", sketch.architecture);
     let mut members: Vec<(String, Member<'_>)> = vec![
         ("general.architecture".to_owned(), Member::Text(sketch.architecture)),
@@ -200,16 +250,10 @@ fn members<'a>(sketch: &Sketch<'a>) -> Vec<(String, Member<'a>)> {
         (own("rope.dimension_count"), Member::Number((DIM / HEADS) as u32)),
         (own("vocab_size"), Member::Number(VOCABULARY as u32)),
         ("general.file_type".to_owned(), Member::Number(0)),
-        ("tokenizer.ggml.model".to_owned(), Member::Text("gpt2")),
-        ("tokenizer.ggml.pre".to_owned(), Member::Text("gpt-2")),
-        ("tokenizer.ggml.tokens".to_owned(), Member::Texts(tokens)),
-        ("tokenizer.ggml.token_type".to_owned(), Member::Numbers(kinds)),
-        ("tokenizer.ggml.merges".to_owned(), Member::Texts(merges)),
-        ("tokenizer.ggml.bos_token_id".to_owned(), Member::Number(257)),
-        ("tokenizer.ggml.eos_token_id".to_owned(), Member::Number(259)),
-        ("tokenizer.ggml.add_bos_token".to_owned(), Member::Flag(false)),
         ("tokenizer.chat_template".to_owned(), Member::Text(sketch.template)),
     ];
+    let words = if sketch.has_spaces { words_with_spaces() } else { words_of_bytes() };
+    members.extend(words.into_iter().map(|(name, member)| (format!("tokenizer.ggml.{name}"), member)));
     if let Some(pooling) = sketch.pooling {
         members.push((own("pooling_type"), Member::Number(pooling)));
     }

@@ -117,7 +117,9 @@ impl Engine {
                     "the engine ended: {:?}",
                     (&mut engine.served).await
                 );
-                if engine.socket.exists() && engine.get("/health").await.status == 200 {
+                // The socket is there a moment before anybody listens on it.
+                let listens = UnixStream::connect(&engine.socket).await.is_ok();
+                if listens && engine.get("/health").await.status == 200 {
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 
+use crate::gguf::Sketch;
 use crate::harness::{Engine, content};
 
 fn by_schema(schema: &Value, more: &Value) -> Value {
@@ -280,6 +281,34 @@ async fn an_answer_by_a_schema_is_cut_where_the_limit_is() {
                 (reason, true)
             );
             assert!(reason == "stop" || said.len() == limit);
+        }
+    }
+    engine.stop().await;
+}
+
+/// Such a vocabulary put a space before every text of a closed set.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vocabulary_of_spaces_adds_none_to_an_answer() {
+    let engine = Engine::sketch(&Sketch { has_spaces: true, ..Sketch::llama(256) }).await;
+    let one = json!({"type": "object", "required": ["a b"], "additionalProperties": false,
+        "properties": {"a b": {"const": "c d"}}});
+    let several = json!({"type": "object", "required": ["a b"], "additionalProperties": false,
+        "properties": {"a b": {"enum": ["c", "d \u{e9}"]}}});
+    for (schema, said) in [
+        (&one, &[r#"{"a b":"c d"}"#][..]),
+        (&several, &[r#"{"a b":"c"}"#, "{\"a b\":\"d \u{e9}\"}"][..]),
+    ] {
+        // As a choice among texts, by a grammar, and by a grammar whose every token is chosen.
+        for more in [
+            json!({"temperature": 0}),
+            json!({"top_k": 40}),
+            json!({"temperature": 0, "logprobs": true}),
+        ] {
+            let mut more = more;
+            more["messages"] = json!([{"role": "user", "content": "x"}]);
+            more["max_tokens"] = json!(40);
+            let answer = engine.post("/v1/chat/completions", &by_schema(schema, &more)).await.ok();
+            assert!(said.contains(&content(&answer).as_str()), "{more}: {answer}");
         }
     }
     engine.stop().await;

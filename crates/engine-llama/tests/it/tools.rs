@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::gguf;
-use crate::harness::{Engine, options};
+use crate::gguf::Sketch;
+use crate::harness::Engine;
 
 /// Begins with what it was given of tools, and writes calls as many templates do.
 const TEMPLATE: &str = "{% if tools %}Tools:{% for tool in tools %} {{ tool.function | tojson }}{% endfor %}\n{% endif %}\
@@ -12,10 +12,7 @@ const TEMPLATE: &str = "{% if tools %}Tools:{% for tool in tools %} {{ tool.func
     <|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
 async fn engine_with_tools() -> Engine {
-    let folder = tempfile::tempdir().unwrap();
-    let options = options(folder.path(), 1_024, 2);
-    gguf::write_with(&options.model, 32_768, TEMPLATE);
-    Engine::serve(folder, options).await
+    Engine::sketch(&Sketch { template: TEMPLATE, ..Sketch::llama(1_024) }).await
 }
 
 fn tools() -> Value {
