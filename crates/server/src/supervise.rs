@@ -294,6 +294,8 @@ impl Supervise {
                 process.is_mute = matches!(look, Look::Silent);
             }
             (State::Found { .. }, Look::Ready(_)) => process.misses = 0,
+            // It may have no time for questions: its calls tell whether it is still there.
+            (State::Found { .. }, Look::Silent) if process.is_working => process.misses = 0,
             (State::Found { .. }, Look::Silent) => {
                 process.misses += 1;
                 if process.misses >= MISSES_MAX {

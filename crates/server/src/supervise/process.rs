@@ -45,6 +45,8 @@ pub(super) struct Process {
     pub(super) misses: u32,
     /// It was ready, and has not answered the last look.
     pub(super) is_mute: bool,
+    /// Calls are in flight at it, and nobody has found it gone.
+    pub(super) is_working: bool,
     pub(super) memory_len: u64,
     /// What it said before it last ended.
     pub(super) last_words: Vec<String>,
@@ -92,6 +94,7 @@ impl Process {
             is_looked_at: false,
             misses: 0,
             is_mute: false,
+            is_working: false,
             memory_len: 0,
             last_words: Vec::new(),
             ready_at: None,
@@ -143,6 +146,7 @@ impl Process {
         let wanted = demand.iter().filter(|demand| is_for(demand, view, views));
         let demand = wanted.map(|demand| demand.priority).max();
         self.is_wanted = demand.is_some();
+        self.is_working = view.in_flight > 0 && view.state != EndpointState::Down;
         Seen {
             demand,
             in_flight: view.in_flight,
@@ -289,6 +293,7 @@ mod tests {
             is_looked_at: false,
             misses: 0,
             is_mute: false,
+            is_working: false,
             memory_len: 0,
             last_words: Vec::new(),
             load: None,

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use overnight_domain::limits::ENGINE_STOP_GRACE;
 use overnight_domain::supervision::{Lifecycle, State};
 use overnight_domain::time::UnixTime;
 use overnight_store::Demand;
@@ -134,7 +135,18 @@ pub(super) fn reason(life: &Lifecycle, words: &Circumstances<'_>) -> Option<Stri
             Some(rival) => format!("`{rival}` is next on GPU slot {slot}; calls in flight may end"),
             None => "its engine is stopped, because it had nothing to do".to_owned(),
         },
-        State::Stopping { .. } => "its engine is being stopped".to_owned(),
+        State::Stopping { since, .. } => {
+            let stopping_for = words.now.saturating_sub(since);
+            if stopping_for > ENGINE_STOP_GRACE * 2 {
+                let seconds = stopping_for.as_secs();
+                format!(
+                    "its engine was told to end {seconds} s ago, and a process of it cannot be ended even by force: a \
+                     driver or a disk may hang"
+                )
+            } else {
+                "its engine is being stopped".to_owned()
+            }
+        }
         State::Backoff { until } => {
             let failure = failure(life, words);
             format!("{failure}; its engine is started again in {} s", left(until))
@@ -154,4 +166,36 @@ fn failure(life: &Lifecycle, words: &Circumstances<'_>) -> String {
         return failure.to_owned();
     }
     format!("{failure}; it last said: {}", words.last_words.join(" | "))
+}
+
+#[cfg(test)]
+mod tests {
+    use overnight_domain::supervision::Event;
+
+    use super::*;
+
+    fn words(now: Duration) -> Circumstances<'static> {
+        Circumstances {
+            slot: None,
+            rival: None,
+            is_wanted: true,
+            load: None,
+            last_line: None,
+            last_words: &[],
+            now,
+        }
+    }
+
+    /// A process in the kernel's hands cannot be killed; the batch waited "while its engine is being stopped" for ever.
+    #[test]
+    fn an_engine_that_cannot_be_ended_is_said() {
+        let mut life = Lifecycle::default();
+        for event in [Event::Start, Event::Answered, Event::Fail("it hung".to_owned())] {
+            life.apply(event, Duration::ZERO).unwrap();
+        }
+        let soon = reason(&life, &words(ENGINE_STOP_GRACE)).unwrap();
+        assert_eq!(soon, "its engine is being stopped");
+        let late = reason(&life, &words(ENGINE_STOP_GRACE * 6)).unwrap();
+        assert!(late.contains("60 s ago") && late.contains("driver"), "{late}");
+    }
 }

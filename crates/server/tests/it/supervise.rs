@@ -248,6 +248,32 @@ fn an_engine_that_runs_already_is_used_and_left_alone() {
     assert!(server.wait_for_end().success());
 }
 
+/// It had no time for questions, was taken for gone, and then for a stranger at its own address.
+#[test]
+fn an_engine_that_runs_already_and_is_busy_is_not_taken_for_gone() {
+    let busy = overnight_sim::Rule {
+        when: overnight_sim::When::Always,
+        // Questions alone: no request names this model.
+        model: Some("none".to_owned()),
+        probes: true,
+        then: "status=503".parse().unwrap(),
+    };
+    let engine = overnight_sim::Engine::start(Script::default()).unwrap();
+    let server = with_engines(format!(
+        "[[engine]]\nname = \"one\"\nkind = \"openai\"\nurl = \"{}/v1\"\ncommand = \"sleep 1000\"\n\
+         concurrency = 2\n",
+        engine.url()
+    ));
+    server.wait_for_end_of(&submit(&server, "sim-model", 1));
+    // Each takes longer than all the looks that an engine may miss.
+    engine.set_script(engine::slow(Duration::from_secs(3)));
+    let id = submit(&server, "sim-model", 4);
+    assert!(engine.wait_until(|calls| calls.in_flight == 2, PATIENCE));
+    engine.set_script(Script { rules: vec![busy], ..engine::slow(Duration::from_secs(3)) });
+    assert_eq!(server.wait_for_end_of(&id)["request_counts"]["completed"], 4);
+    assert!(!server.log().contains("in use by another"), "{}", server.log());
+}
+
 /// Without a server: the engine lives as long as the run.
 #[test]
 fn a_run_starts_its_engine_and_ends_it() {
