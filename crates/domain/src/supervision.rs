@@ -286,7 +286,8 @@ impl Engine {
             self.useful_at = now;
         }
         self.listen(seen, now);
-        if !seen.is_silent {
+        // One that answers calls is there, also when it has no time for questions.
+        if !seen.is_silent || seen.signs != self.seen.signs {
             self.heard_at = now;
         }
         self.seen = seen;

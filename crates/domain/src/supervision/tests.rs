@@ -194,6 +194,20 @@ fn a_slow_engine_that_gives_signs_of_life_is_left_alone() {
     assert_eq!(scene.decide(&[WANTED]), []);
 }
 
+#[test]
+fn an_engine_that_answers_calls_and_no_questions_is_left_alone() {
+    let mut scene = Scene::new(vec![rules(None)]);
+    scene.ready(0, &[WANTED]);
+    let silent = Seen { is_silent: true, ..BUSY };
+    for signs in 1..20 {
+        scene.now += ENGINE_SILENT_MAX / 2;
+        assert_eq!(scene.decide(&[Seen { signs, ..silent }]), []);
+    }
+    let last = Seen { signs: 19, ..silent };
+    scene.now += ENGINE_SILENT_MAX + SECOND;
+    assert_eq!(scene.decide(&[last]), [(0, Action::Stop)]);
+}
+
 /// Answers of twenty minutes, and no counters: the engine was taken for stuck in the middle of each.
 #[test]
 fn an_answer_may_take_as_long_as_answers_are_known_to_take() {
