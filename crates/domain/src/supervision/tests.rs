@@ -205,7 +205,7 @@ fn an_engine_that_answers_calls_and_no_questions_is_left_alone() {
     }
     let last = Seen { signs: 19, ..silent };
     scene.now += ENGINE_SILENT_MAX + SECOND;
-    assert_eq!(scene.decide(&[last]), [(0, Action::Stop)]);
+    assert_eq!(scene.decide(&[last]), [(0, Action::End(EndedFor::Silence))]);
 }
 
 /// Answers of twenty minutes, and no counters: the engine was taken for stuck in the middle of each.
