@@ -9,7 +9,6 @@ use overnight_engine_llama::fetch::{Address, Hub, Stage, fetch, split_parts};
 use super::super::meter::Meter;
 use super::super::screen::Screen;
 use crate::config::Environment;
-use crate::config::units::show_size;
 
 /// A model whose file is on this machine.
 pub(super) struct Model {
@@ -53,7 +52,7 @@ fn fetched(address: &Address, environment: &Environment) -> anyhow::Result<PathB
     let mut said = Stage::Fetching;
     let fetched = fetch(&hub, address, &mut |progress| {
         let meter = meter.get_or_insert_with(|| {
-            screen.note(&format!("{label}: {}", show_size(progress.total_len)));
+            screen.note(&format!("{label}: {} MB", progress.total_len.div_ceil(1_000_000)));
             Meter::of_bytes(screen, &label, progress.total_len)
         });
         if progress.stage != said {
