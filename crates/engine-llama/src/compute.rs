@@ -35,7 +35,7 @@ pub(crate) struct Resources {
     /// Embeddings are as exact as weights of 32 bits.
     pub(crate) embeds_exactly: bool,
     pub(crate) threads: u32,
-    /// An encoder has no next token, and so no context to generate with.
+    /// A model for embeddings has no context to generate with.
     pub(crate) generates: bool,
 }
 

@@ -40,7 +40,7 @@ pub(crate) struct Ready {
     pub(crate) model: Arc<Model>,
     pub(crate) template: Option<Result<Template, String>>,
     pub(crate) plan: Plan,
-    /// An encoder knows no next token.
+    /// A model for embeddings does not.
     pub(crate) generates: bool,
     forms: Forms,
     permits: Arc<Semaphore>,

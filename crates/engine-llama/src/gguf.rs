@@ -26,7 +26,7 @@ use overnight_domain::limits::{
 };
 
 pub use error::{Flaw, GgufError};
-pub use model::{ModelFiles, Shape};
+pub use model::{ModelFiles, Pooling, Shape};
 pub use tensor::{Tensor, TensorKind};
 pub use value::Value;
 

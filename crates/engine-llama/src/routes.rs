@@ -115,6 +115,8 @@ async fn metrics(State(engine): Shared) -> Response {
     let one_pool = "1: the sequences share one pool of KV cells, 0: each has a stream of its own.";
     line("gauge", "kv_unified", one_pool, of(&load.is_unified));
     if let Ok(ready) = engine.ready() {
+        let planned = ready.plan.bytes as f64;
+        line("gauge", "memory_planned_bytes", "Memory that the engine was planned to use.", planned);
         line("gauge", "slots", "Requests that are answered at once.", f64::from(ready.slots()));
     }
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()

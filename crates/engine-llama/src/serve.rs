@@ -76,8 +76,7 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> anyhow::
     let (orders, taken) = mpsc::channel(ORDERS_MAX);
     let engine = Arc::new(Engine::new(options.name.as_str().into(), options.now, orders));
     let (served, _socket) = listen(&options.place, Arc::clone(&engine)).await?;
-    // Encoders say how they are pooled and have no causal attention.
-    let generates = model_files.shape.is_causal;
+    let generates = model_files.shape.generates();
     let load = Arc::clone(&engine.load);
     let computing = Computing { options, plan, threads, generates, load };
     let (loaded, mut ended) = computing.start(taken)?;

@@ -88,8 +88,10 @@ pub struct Shape {
     pub vocabulary_len: Option<u64>,
     /// Of the widest layer.
     pub feed_forward_len: Option<u64>,
-    /// Encoders look at what follows too: they embed, and generate nothing.
+    /// Encoders look at what follows too, and keep nothing of what they have read.
     pub is_causal: bool,
+    pub pooling: Pooling,
+    pub heads: u64,
     /// Elements of keys and values in one cell, over all layers.
     pub cell_elements: u64,
 }
@@ -115,6 +117,8 @@ impl Shape {
             vocabulary_len,
             feed_forward_len: largest(head.metadata.get(&key("feed_forward_length"))),
             is_causal: head.metadata.get(&key("attention.causal")) != Some(&Value::Bool(false)),
+            pooling: Pooling::of(head.number(&key("pooling_type"))),
+            heads: heads(head, &architecture),
             name: head.text("general.name").map(str::to_owned),
             context_len: head.number(&key("context_length")),
             cell_elements: cell_elements(head, &architecture, layers, embedding_len),
@@ -122,10 +126,41 @@ impl Shape {
         })
     }
 
+    /// Whether it was made to continue texts, and not to embed them.
+    pub fn generates(&self) -> bool {
+        self.is_causal && self.pooling != Pooling::Vector
+    }
+
     /// Bytes of so many cells, with elements of so many bytes: 2 for F16.
     pub fn cells_len(&self, cells: u64, element_len: u64) -> u64 {
         self.cell_elements.saturating_mul(cells).saturating_mul(element_len)
     }
+}
+
+/// What is made of the vectors of an input's tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// The file says nothing: it was not made for embeddings.
+    Unsaid,
+    Vector,
+    /// One number: how well a text answers a question.
+    Rank,
+}
+
+impl Pooling {
+    /// By llama.cpp's numbers.
+    const fn of(number: Option<u64>) -> Self {
+        match number {
+            None | Some(0) => Self::Unsaid,
+            Some(4) => Self::Rank,
+            Some(_) => Self::Vector,
+        }
+    }
+}
+
+/// Of the layer that has the most.
+fn heads(head: &Gguf, architecture: &str) -> u64 {
+    largest(head.metadata.get(&format!("{architecture}.attention.head_count"))).unwrap_or(1).max(1)
 }
 
 /// Of a figure that may be one for all layers or one for each.
@@ -141,7 +176,7 @@ fn largest(value: Option<&Value>) -> Option<u64> {
 fn cell_elements(head: &Gguf, architecture: &str, layers: u64, embedding_len: u64) -> u64 {
     let value = |name: &str| head.metadata.get(&format!("{architecture}.{name}"));
     let number = |name: &str| value(name).and_then(Value::number);
-    let heads = largest(value("attention.head_count")).unwrap_or(1).max(1);
+    let heads = heads(head, architecture);
     let head_len = embedding_len / heads;
     let key_len = number("attention.key_length").unwrap_or(head_len);
     let value_len = number("attention.value_length").unwrap_or(head_len);

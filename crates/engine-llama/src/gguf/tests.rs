@@ -109,6 +109,8 @@ fn a_head_is_read_and_memory_estimated_from_it() {
         vocabulary_len: Some(3),
         feed_forward_len: None,
         is_causal: true,
+        pooling: Pooling::Unsaid,
+        heads: 4,
         cell_elements: 2 * 2 * (16 + 16),
     };
     assert_eq!(shape, expected);

@@ -6,7 +6,6 @@ use std::io::Write as _;
 use std::path::Path;
 
 const DIM: u64 = 64;
-const LAYERS: u64 = 2;
 const HEADS: u64 = 4;
 const INNER: u64 = 128;
 /// The bytes, one pair of letters and three tokens of control.
@@ -105,13 +104,13 @@ fn random(state: &mut u64) -> f32 {
 }
 
 /// The names and shapes of a llama's weights.
-fn tensors(vocabulary: u64) -> Vec<(String, Vec<u64>)> {
+fn tensors(vocabulary: u64, layers: u64) -> Vec<(String, Vec<u64>)> {
     let mut tensors: Vec<(String, Vec<u64>)> = vec![
         ("token_embd.weight".into(), vec![DIM, vocabulary]),
         ("output_norm.weight".into(), vec![DIM]),
         ("output.weight".into(), vec![DIM, vocabulary]),
     ];
-    for layer in 0..LAYERS {
+    for layer in 0..layers {
         for (name, shape) in [
             ("attn_norm", vec![DIM]),
             ("attn_q", vec![DIM, DIM]),
@@ -135,6 +134,7 @@ pub(crate) struct Sketch<'a> {
     pub(crate) architecture: &'a str,
     pub(crate) template: &'a str,
     pub(crate) context_len: u32,
+    pub(crate) layers: u32,
     /// Matrices of 8 bits instead of 32.
     pub(crate) is_q8: bool,
     /// In llama.cpp's numbers.
@@ -149,6 +149,7 @@ impl Sketch<'static> {
             architecture: "llama",
             template: TEMPLATE,
             context_len,
+            layers: 2,
             is_q8: false,
             pooling: None,
             has_spaces: false,
@@ -157,14 +158,7 @@ impl Sketch<'static> {
 
     /// Looks at what follows too, and generates nothing.
     pub(crate) const fn encoder(context_len: u32) -> Self {
-        Self {
-            architecture: "llama-embed",
-            template: TEMPLATE,
-            context_len,
-            is_q8: false,
-            pooling: Some(1),
-            has_spaces: false,
-        }
+        Self { architecture: "llama-embed", pooling: Some(1), ..Self::llama(context_len) }
     }
 }
 
@@ -242,7 +236,7 @@ fn members<'a>(sketch: &Sketch<'a>) -> Vec<(String, Member<'a>)> {
         ("general.name".to_owned(), Member::Text("random")),
         (own("context_length"), Member::Number(sketch.context_len)),
         (own("embedding_length"), Member::Number(DIM as u32)),
-        (own("block_count"), Member::Number(LAYERS as u32)),
+        (own("block_count"), Member::Number(sketch.layers)),
         (own("feed_forward_length"), Member::Number(INNER as u32)),
         (own("attention.head_count"), Member::Number(HEADS as u32)),
         (own("attention.head_count_kv"), Member::Number(HEADS as u32)),
@@ -265,7 +259,7 @@ fn members<'a>(sketch: &Sketch<'a>) -> Vec<(String, Member<'a>)> {
 
 pub(crate) fn write_sketch(path: &Path, sketch: &Sketch<'_>) {
     let members = members(sketch);
-    let tensors = tensors(VOCABULARY);
+    let tensors = tensors(VOCABULARY, sketch.layers.into());
     let mut bytes = b"GGUF".to_vec();
     bytes.extend(3_u32.to_le_bytes());
     bytes.extend((tensors.len() as u64).to_le_bytes());

@@ -18,6 +18,8 @@ mod hub;
 #[cfg(feature = "llama")]
 mod layouts;
 #[cfg(feature = "llama")]
+mod memory;
+#[cfg(feature = "llama")]
 mod schemas;
 #[cfg(feature = "llama")]
 mod tools;
