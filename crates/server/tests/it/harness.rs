@@ -274,7 +274,7 @@ impl Server {
         answer.json()
     }
 
-    /// Polls until the batch is as asked.
+    /// Polls until the batch is as asked. Patience ends when nothing of it changes any more.
     pub(crate) fn wait_for(&self, id: &str, is_there: impl Fn(&Value) -> bool) -> Value {
         self.wait_within(PATIENCE, id, is_there)
     }
@@ -285,13 +285,17 @@ impl Server {
         id: &str,
         is_there: impl Fn(&Value) -> bool,
     ) -> Value {
-        let started = Instant::now();
+        let (mut changed, mut last) = (Instant::now(), Value::Null);
         loop {
             let batch = self.batch(id);
             if is_there(&batch) {
                 return batch;
             }
-            assert!(started.elapsed() < patience, "not reached: {batch}\n{}", self.log());
+            let progress = json!([batch["status"], batch["request_counts"]]);
+            if progress != last {
+                (changed, last) = (Instant::now(), progress);
+            }
+            assert!(changed.elapsed() < patience, "not reached: {batch}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
