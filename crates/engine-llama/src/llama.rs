@@ -17,7 +17,9 @@ use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
-use llama_cpp_2::{LogOptions, send_logs_to_tracing};
+use llama_cpp_2::{
+    LlamaBackendDeviceType, LogOptions, list_llama_ggml_backend_devices, send_logs_to_tracing,
+};
 
 use crate::grammar::Allowed;
 use crate::question::{Sampling, TokenLogprob};
@@ -62,6 +64,21 @@ fn library() -> Result<&'static LlamaBackend, String> {
     made.as_ref().map_err(Clone::clone)
 }
 
+const IS_FOR_GPUS: bool = cfg!(any(feature = "cuda", feature = "metal", feature = "vulkan"));
+
+/// What llama.cpp has found, by its name, the driver's and the memory that is free.
+fn gpus() -> Vec<String> {
+    use LlamaBackendDeviceType::{Gpu, IntegratedGpu};
+    let devices = list_llama_ggml_backend_devices().into_iter();
+    devices
+        .filter(|device| matches!(device.device_type, Gpu | IntegratedGpu))
+        .map(|device| {
+            let free = device.memory_free / 1_048_576;
+            format!("{} ({}, {free} MiB free)", device.description, device.name)
+        })
+        .collect()
+}
+
 impl Model {
     pub(crate) fn load(path: &Path, gpu_layers: u32) -> Result<Self, ComputeError> {
         let failed = |reason: String| ComputeError::Load { path: path.display().to_string(), reason };
@@ -72,8 +89,12 @@ impl Model {
         if model.is_recurrent() || model.is_hybrid() {
             return Err(ComputeError::Recurrent { path: path.display().to_string() });
         }
-        // A build for GPUs finds none on a machine without one, and computes there like any other.
         let is_on_gpu = gpu_layers > 0 && library.supports_gpu_offload();
+        if is_on_gpu {
+            tracing::info!("computing on {}", gpus().join(", "));
+        } else if IS_FOR_GPUS && gpu_layers > 0 {
+            tracing::warn!("this build is for GPUs and has found none: the processor computes");
+        }
         Ok(Self { model, is_on_gpu })
     }
 
