@@ -76,6 +76,8 @@ pub(crate) struct Load {
 
 /// A step is sized to end within this: nothing can be cancelled in the middle of one.
 const STEP_WITHIN: Duration = Duration::from_secs(2);
+/// Of that, what a step is planned for: what it takes is known from others, which were shorter or had shorter prompts.
+const STEP_PLANNED: f64 = 0.8;
 /// A step is not made smaller than this.
 const STEP_LEN_MIN: usize = 32;
 
@@ -281,7 +283,7 @@ impl<'model> Computing<'model> {
     fn fitting_step_len(&self) -> usize {
         // There is always room for all who are being answered.
         let least = STEP_LEN_MIN.max(self.schedule.layout().sequences as usize);
-        let fitting = (STEP_WITHIN.as_secs_f64() / self.pace.row_seconds()) as usize;
+        let fitting = (STEP_WITHIN.as_secs_f64() * STEP_PLANNED / self.pace.row_seconds()) as usize;
         fitting.max(least).min(self.resources.step_len)
     }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use crate::token::{QuestionId, Token, common_len};
 use cells::Cells;
 use places::{Place, Places};
-use prefix::Prefix;
+use prefix::{Prefix, SHARED_LEN_MIN};
 
 /// How the KV cache is laid out; fixed with a context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -297,7 +297,7 @@ impl Schedule {
         let holder = self.layout.sequences;
         let kept = self.prefix.replace(tokens);
         match self.nearest(tokens) {
-            Some((len, from)) if len > kept => {
+            Some((len, from)) if len >= kept + SHARED_LEN_MIN as u32 => {
                 self.prefix.take_over(len);
                 self.changes.push(Change::Cut { sequence: holder, from: 0 });
                 self.changes.push(Change::Copy { from, to: holder, len });

@@ -4,7 +4,7 @@ use super::Row;
 use crate::token::{Token, common_len};
 
 /// A shorter one saves less than the copy costs.
-const SHARED_LEN_MIN: usize = 16;
+pub(super) const SHARED_LEN_MIN: usize = 16;
 /// A neighbour that shares less than this much of what the nearest shares is no longer of the group.
 const GROUP_SHARE: f64 = 0.75;
 /// Neighbours that are looked at.
