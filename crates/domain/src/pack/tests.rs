@@ -72,11 +72,11 @@ fn an_answer_is_taken_apart_by_its_indices_and_keeps_its_bytes() {
     let texts: Vec<_> = lines.iter().map(|line| String::from_utf8_lossy(line)).collect();
     assert_eq!(
         texts[0],
-        r#"{"object":"list","data":[{"embedding":"AAA=","index" : 0}],"model":"m","usage":{"estimated":true,"prompt_tokens":1,"total_tokens":1}}"#
+        r#"{"object":"list","data":[{"embedding":"AAA=","index" : 0}],"model":"m","usage":{"prompt_tokens":1,"total_tokens":1,"estimated":true}}"#
     );
     assert_eq!(
         texts[1],
-        r#"{"object":"list","data":[{"embedding":[0.1],"index":0},{"index":1,"object":"embedding","embedding":[1.50, -0e1]}],"model":"m","usage":{"estimated":true,"prompt_tokens":6,"total_tokens":6}}"#
+        r#"{"object":"list","data":[{"embedding":[0.1],"index":0},{"index":1,"object":"embedding","embedding":[1.50, -0e1]}],"model":"m","usage":{"prompt_tokens":6,"total_tokens":6,"estimated":true}}"#
     );
 }
 
