@@ -55,12 +55,14 @@ async fn is_unified(engine: &Engine) -> bool {
     engine.metric("kv_unified").await > 0.5
 }
 
-/// Asks again until the engine has found that these are better off in the other layout: how many come together is up
-/// to the system.
+/// Asks again until the engine has found that these are better off in the other layout. How many come together is up to
+/// the system: of so many, more wait than there are slots whatever it does.
 async fn ask_until(engine: &Engine, chats: &[Value], wanted: bool) -> Vec<String> {
+    let crowd: Vec<Value> = chats.iter().cycle().take(16 * SLOTS as usize).cloned().collect();
     for _ in 0..50 {
-        let said = ask_together(engine, chats).await;
+        let mut said = ask_together(engine, &crowd).await;
         if is_unified(engine).await == wanted {
+            said.truncate(chats.len());
             return said;
         }
     }
