@@ -5,7 +5,8 @@
 has_libclang() {
     local found
     [ -z "${LIBCLANG_PATH:-}" ] || return 0
-    for found in /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* /usr/lib*/libclang*.so*; do
+    # Not libclang-cpp, which has another interface.
+    for found in /usr/lib/llvm-*/lib/libclang{,-[0-9]*}.so* /usr/lib{,64}/{,*-linux-*/}libclang{,-[0-9]*}.so*; do
         [ -e "$found" ] && return 0
     done
     return 1
@@ -27,7 +28,7 @@ install_packages() {
     echo "apt-get install $*"
     apt-get update -qq || return 1
     # What would be fetched, in apt-get's own words.
-    apt-get install --assume-no --no-install-recommends "$@" 2>/dev/null |
+    { apt-get install --assume-no --no-install-recommends "$@" 2>/dev/null || true; } |
         sed -n 's/^\(Need to get .*\|After this operation, .*\)$/   \1/p'
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
