@@ -58,10 +58,18 @@ pub(crate) struct Plan {
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the model needs about {} ({} weights, {} for {slots} requests of {context_len} tokens at once, {} to compute), and there are \
-     {}: take a smaller model{}, or fewer `--slots` and a shorter `--context`",
-    shown(needs.all()), shown(needs.weights), shown(needs.cells), shown(needs.buffers), shown(*has),
-    if *is_told { ", give it more `--memory`" } else { "" }
+    "the model needs about {} ({} weights, {}{} to compute), and there are {}: take a smaller model{}, or {}",
+    shown(needs.all()),
+    shown(needs.weights),
+    if needs.cells > 0 {
+        format!("{} for {slots} requests of {context_len} tokens at once, ", shown(needs.cells))
+    } else {
+        String::new()
+    },
+    shown(needs.buffers),
+    shown(*has),
+    if *is_told { ", give it more `--memory`" } else { "" },
+    if needs.cells > 0 { "fewer `--slots` and a shorter `--context`" } else { "a shorter `--context`" }
 )]
 pub(crate) struct NoRoom {
     needs: Needs,
@@ -208,6 +216,10 @@ impl Sizes {
                 room.slots -= 1;
             } else if can_shorten {
                 room.context_len = (room.context_len / 2).max(CONTEXT_LEN_LEAST);
+            } else if !self.generates && wishes.context_len.is_none() && room.embed_len > EMBED_LEN_LEAST
+            {
+                room.embed_len = (room.embed_len / 2).max(EMBED_LEN_LEAST);
+                room.context_len = room.embed_len;
             } else {
                 let Room { slots, context_len, .. } = room;
                 let (needs, is_told) = (self.needs(room), wishes.bytes.is_some());
