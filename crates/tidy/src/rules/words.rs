@@ -23,15 +23,17 @@ const PARTS: [(&str, &str); 10] = [
 ];
 
 /// Identifiers that others fixed.
-const FIXED: [&str; 10] = [
+const FIXED: [&str; 12] = [
     "CryptoProvider",
     "LlamaBackend",
+    "LlamaBackendDeviceType",
     "active_jobs",
     "available_parallelism",
     "builder_with_provider",
     "current_job_id",
     "default_provider",
     "is_canceled",
+    "list_llama_ggml_backend_devices",
     "llama_backend",
     "stuck_jobs",
 ];
