@@ -106,15 +106,18 @@ impl State {
 
     /// The round that comes next, which is not begun.
     pub(crate) fn next_round(&self) -> Round {
-        let number = self.rounds.last().map_or(1, |round| round.number + 1);
+        let number = self.rounds.iter().map(|round| round.number).max().map_or(1, |last| last + 1);
         Round { folder: self.folder.clone(), number, sent: None }
     }
 
-    /// A round that was begun has its results.
+    /// A round that was begun has its results. It keeps its place among the rounds: which of two answers is the later one
+    /// follows from it.
     pub(crate) fn close(&mut self, round: Round) -> anyhow::Result<()> {
         round.clear()?;
-        self.rounds.retain(|known| known.number != round.number);
-        self.rounds.push(round);
+        match self.rounds.iter_mut().find(|known| known.number == round.number) {
+            Some(known) => *known = round,
+            None => self.rounds.push(round),
+        }
         Ok(())
     }
 }
@@ -306,6 +309,33 @@ mod tests {
         assert_eq!(answers.len(), 2);
         assert_eq!(answers[&overnight_domain::file::Sha256([1; 32])].outcome, answer::Outcome::Label(1));
         assert!(state.answers(Some("other"), &question.labels).unwrap().is_empty());
+    }
+
+    /// The first model was interrupted, another one was asked meanwhile, and then the first one was gone on with: its next
+    /// round got the other model's number, and wrote over its answers.
+    #[test]
+    fn a_number_is_given_to_one_round_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out.jsonl");
+        let question = question("a,b");
+        let mut state = State::open(&out, &question).unwrap();
+        let mut interrupted = state.next_round();
+        interrupted.save(sent("m1")).unwrap();
+        drop(state);
+        state = State::open(&out, &question).unwrap();
+        let mut other = state.next_round();
+        other.save(sent("m2")).unwrap();
+        fs::write(other.results(), line(1, "b")).unwrap();
+        state.close(other).unwrap();
+
+        let interrupted = state.in_flight(Some("m1")).unwrap();
+        fs::write(interrupted.results(), line(1, "a")).unwrap();
+        state.close(interrupted).unwrap();
+        assert_eq!((state.next_round().number, state.model()), (3, Some("m2")));
+        let label = |model| state.answers(Some(model), &question.labels).unwrap();
+        let document = overnight_domain::file::Sha256([1; 32]);
+        assert_eq!(label("m1")[&document].outcome, answer::Outcome::Label(0));
+        assert_eq!(label("m2")[&document].outcome, answer::Outcome::Label(1));
     }
 
     #[test]
