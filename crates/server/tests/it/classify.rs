@@ -274,14 +274,13 @@ fn a_command_that_is_killed_finds_its_batch_again() {
     let arguments = ["--labels", LABELS, "--server", &url];
     let mut child = folder.classify(&arguments).stderr(Stdio::null()).spawn().unwrap();
     wait_for("both are asked", &mut child, || server.engine.calls().total >= 2);
+    let batch = noted_batch(&folder, &mut child);
     kill(child);
     // What stands in its state may also be older than the batch: the file was noted, and then it died.
-    let state = noted_round(&folder);
-    let mut sent: Value = serde_json::from_slice(&fs::read(&state).unwrap()).unwrap();
-    let batch = sent["batch"].take();
-    assert!(batch.is_string(), "{sent}");
+    let (state, mut sent) = noted_round(&folder).unwrap();
+    sent["batch"] = Value::Null;
     fs::write(&state, sent.to_string()).unwrap();
-    server.post(&format!("/v1/batches/{}/cancel", batch.as_str().unwrap()), &json!({}));
+    server.post(&format!("/v1/batches/{batch}/cancel"), &json!({}));
 
     let ended = folder.run(3, &arguments);
     let batches = server.get("/v1/batches").unwrap().json();
@@ -300,6 +299,7 @@ fn a_command_that_is_killed_finds_its_batch_again() {
     folder.add("3.txt", b"other [[sim:garbage=hang,times=1]]");
     let mut child = folder.classify(&arguments).stderr(Stdio::null()).spawn().unwrap();
     wait_for("the third is asked", &mut child, || server.engine.calls().total >= 4);
+    noted_batch(&folder, &mut child);
     kill(child);
     let ended = folder.run(1, &["--labels", LABELS, "--server", "http://127.0.0.1:1"]);
     assert!(said(&ended).contains(&format!("--server {url}")), "{}", said(&ended));
@@ -307,11 +307,23 @@ fn a_command_that_is_killed_finds_its_batch_again() {
     assert!(said(&ended).contains(&format!("--server {url}")), "{}", said(&ended));
 }
 
-/// The newest `N.round.json` of the only question.
-fn noted_round(folder: &Folder) -> PathBuf {
+/// The newest `N.round.json` of the only question, and what stands in it.
+fn noted_round(folder: &Folder) -> Option<(PathBuf, Value)> {
     let files = crate::harness::files_below(&folder.path("out.jsonl.overnight"));
     let rounds = files.into_iter().filter(|path| path.to_string_lossy().ends_with(".round.json"));
-    rounds.max().expect("a round was begun")
+    let newest = rounds.max()?;
+    let sent = serde_json::from_slice(&fs::read(&newest).ok()?).ok()?;
+    Some((newest, sent))
+}
+
+/// The batch of the newest round. The command notes it after the server has created it: the engine may be asked before.
+fn noted_batch(folder: &Folder, child: &mut Child) -> String {
+    let mut batch = None;
+    wait_for("its batch is noted", child, || {
+        batch = noted_round(folder).and_then(|(_, sent)| Some(sent["batch"].as_str()?.to_owned()));
+        batch.is_some()
+    });
+    batch.unwrap()
 }
 
 #[test]
@@ -321,13 +333,12 @@ fn a_batch_that_the_server_has_lost_is_sent_again() {
     let arguments = ["--labels", LABELS, "--server", &url];
     let mut child = folder.classify(&arguments).stderr(Stdio::null()).spawn().unwrap();
     wait_for("it is asked", &mut child, || server.engine.calls().total >= 2);
+    let batch = noted_batch(&folder, &mut child);
     kill(child);
-    let state = noted_round(&folder);
-    let text = fs::read_to_string(&state).unwrap();
-    let (before, after) = text.split_once("\"batch\":\"batch_").unwrap();
-    let id = after.split('"').next().unwrap();
-    let gone = id.chars().rev().collect::<String>();
-    fs::write(&state, format!("{before}\"batch\":\"batch_{}", after.replace(id, &gone))).unwrap();
+    let (state, mut sent) = noted_round(&folder).unwrap();
+    let gone: String = batch.trim_start_matches("batch_").chars().rev().collect();
+    sent["batch"] = json!(format!("batch_{gone}"));
+    fs::write(&state, sent.to_string()).unwrap();
     let ended = folder.run(3, &arguments);
     assert!(said(&ended).contains("does not know batch_"), "{}", said(&ended));
     assert_eq!(folder.labels()["2.txt"], "other");
