@@ -105,4 +105,14 @@ impl Endpoints {
         names.dedup();
         names
     }
+
+    /// The endpoint that has said that it serves a model.
+    pub(crate) fn owner_of(&self, model: &str) -> Option<String> {
+        let is_alias = |view: &EndpointView| view.aliases.iter().any(|(alias, _)| alias == model);
+        let owner = self
+            .view()
+            .into_iter()
+            .find(|view| view.models.is_some() && view.may_serve(model) || is_alias(view))?;
+        Some(owner.name)
+    }
 }

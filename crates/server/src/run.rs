@@ -291,7 +291,7 @@ async fn find_engines(config: &Config) -> anyhow::Result<Vec<EngineConfig>> {
     if found.is_empty() {
         let engine = builtin::engine(&config.data);
         let engine = engine.map_err(|why| anyhow::anyhow!(nothing_found(ports, &why)))?;
-        tracing::warn!("{}", builtin::WORDS);
+        tracing::warn!("{}", builtin::words());
         return Ok(vec![engine]);
     }
     let mut engines = Vec::new();

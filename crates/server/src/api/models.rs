@@ -42,14 +42,10 @@ pub(super) async fn retrieve(
 }
 
 fn view(ctx: &Context, id: String) -> ModelView {
-    let owner = ctx.endpoints.view().into_iter().find(|endpoint| {
-        endpoint.models.is_some() && endpoint.may_serve(&id)
-            || endpoint.aliases.iter().any(|(alias, _)| *alias == id)
-    });
     ModelView {
         object: "model",
         created: ctx.started_at.seconds(),
-        owned_by: owner.map_or_else(|| "overnight".to_owned(), |endpoint| endpoint.name),
+        owned_by: ctx.endpoints.owner_of(&id).unwrap_or_else(|| "overnight".to_owned()),
         id,
     }
 }

@@ -110,6 +110,7 @@ impl Classify {
             is_local: self.local,
             folder: &self.folder,
             output: &output,
+            labels: &question.labels,
         };
         let mut work = Work { question: &question, state, answers, model, screen };
         let list = || self.list(&output, &question, expected.as_ref());

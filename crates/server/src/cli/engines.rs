@@ -124,7 +124,7 @@ fn of_first_run(engine: &EngineConfig) -> EngineShown {
         kind: engine.kind.as_str().to_owned(),
         url: engine.url.clone(),
         state: "stopped".to_owned(),
-        reason: Some(builtin::WORDS.to_owned()),
+        reason: Some(builtin::words()),
         models: Some(engine.models.clone()),
         window: overnight_domain::limits::WINDOW_DEFAULT,
         in_flight: None,

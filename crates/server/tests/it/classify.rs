@@ -379,6 +379,29 @@ fn other_labels_and_other_models_begin_anew_and_the_first_answers_are_kept() {
     assert!(!folder.path("out.jsonl.overnight/run.json").exists());
 }
 
+/// A server or a machine without engines serves a toy. Whoever did not name it shall not get its labels with exit code 0.
+#[test]
+fn the_demo_model_is_not_chosen_for_labels_that_it_has_not_learned() {
+    let demo = Engine::start(Script { models: vec!["demo".to_owned()], ..echo() }).unwrap();
+    let engines =
+        format!("[[engine]]\nname = \"demo\"\nkind = \"openai\"\nurl = \"{}/v1\"\n", demo.url());
+    let server = Server::with(Setup { engines: Some(engines.clone()), ..Setup::default() });
+    let url = format!("http://{}", server.address);
+    let folder = Folder::new(&[("1.txt", b"other")]);
+    fs::write(folder.path("demo.toml"), engines).unwrap();
+    for place in [["--server", &url], ["--config", "demo.toml"]] {
+        let ended = folder.run(1, &[&place[..], &["--labels", "urgent,other"]].concat());
+        for text in ["a toy", "`urgent`", "or say --model demo"] {
+            assert!(said(&ended).contains(text), "{text}: {}", said(&ended));
+        }
+        assert!(!folder.path("out.jsonl").exists());
+        folder.run(0, &[&place[..], &["--labels", "urgent,other", "--model", "demo"]].concat());
+        folder.run(0, &[&place[..], &["--labels", LABELS]].concat());
+        fs::remove_file(folder.path("out.jsonl")).unwrap();
+        fs::remove_dir_all(folder.path("out.jsonl.overnight")).unwrap();
+    }
+}
+
 /// Whoever may not send batches of any size gets there in several.
 #[test]
 fn what_the_server_allows_is_enough() {

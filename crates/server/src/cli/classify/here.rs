@@ -9,8 +9,8 @@ use super::super::config::ConfigOptions;
 use super::super::run::{Answered, FileRun, Shown, answer_all, on_a_node};
 use super::super::screen::Screen;
 use super::super::serve::start_logging;
-use super::place::{Asked, only_model};
-use crate::classify::{Round, Sent};
+use super::place::{Asked, Served, only_model};
+use crate::classify::{Labels, Round, Sent};
 use crate::config::Environment;
 use crate::one_batch::Targets;
 use crate::run::Node;
@@ -19,6 +19,7 @@ pub(super) struct Here<'a> {
     environment: &'a Environment,
     options: &'a ConfigOptions,
     output: &'a Path,
+    labels: &'a Labels,
     screen: Screen,
 }
 
@@ -27,11 +28,12 @@ impl<'a> Here<'a> {
         environment: &'a Environment,
         options: &'a ConfigOptions,
         output: &'a Path,
+        labels: &'a Labels,
         screen: Screen,
     ) -> anyhow::Result<Self> {
         let (_, log) = options.clone().load_for_run(environment, Path::new(""))?;
         start_logging(log.as_deref().unwrap_or("warn"))?;
-        Ok(Self { environment, options, output, screen })
+        Ok(Self { environment, options, output, labels, screen })
     }
 
     pub(super) fn ask(&self, round: &mut Round, model: Option<&str>) -> anyhow::Result<Asked> {
@@ -52,8 +54,7 @@ impl<'a> Here<'a> {
         let shown = Shown { output: self.output, folder: &state };
         let answered = on_a_node(config, shown, async |node, announcer| {
             if round.sent.is_none() {
-                let model = chosen(&node, model);
-                let model = match model {
+                let model = match self.chosen(&node, model) {
                     Ok(model) => model,
                     Err(error) => {
                         node.ctx.stop.cancel();
@@ -76,11 +77,16 @@ impl<'a> Here<'a> {
             }
         }
     }
-}
 
-fn chosen(node: &Node, named: Option<&str>) -> anyhow::Result<String> {
-    match named {
-        Some(model) => Ok(model.to_owned()),
-        None => only_model(&node.ctx.endpoints.models()),
+    fn chosen(&self, node: &Node, named: Option<&str>) -> anyhow::Result<String> {
+        if let Some(model) = named {
+            return Ok(model.to_owned());
+        }
+        let endpoints = &node.ctx.endpoints;
+        let served = endpoints.models().into_iter().map(|model| Served {
+            endpoint: endpoints.owner_of(&model).unwrap_or_default(),
+            model,
+        });
+        only_model(&served.collect::<Vec<_>>(), self.labels)
     }
 }

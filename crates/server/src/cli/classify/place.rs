@@ -10,7 +10,8 @@ use super::super::config::ConfigOptions;
 use super::super::{ClientOptions, DEFAULT_SERVER};
 use super::here::Here;
 use super::server::Server;
-use crate::classify::{Room, Round, Sent};
+use crate::builtin;
+use crate::classify::{Labels, Room, Round, Sent};
 use crate::config::Environment;
 
 /// Models that are named where one has to be chosen.
@@ -24,10 +25,11 @@ pub(super) struct Places<'a> {
     pub(super) is_local: bool,
     pub(super) folder: &'a Path,
     pub(super) output: &'a Path,
+    pub(super) labels: &'a Labels,
 }
 
 pub(super) enum Place<'a> {
-    Server(Server),
+    Server(Server<'a>),
     Here(Here<'a>),
 }
 
@@ -86,12 +88,12 @@ impl<'a> Places<'a> {
     }
 
     fn server(&self, client: Client) -> Place<'a> {
-        Place::Server(Server::new(client, self.folder))
+        Place::Server(Server::new(client, self.folder, self.labels))
     }
 
     fn here(&self) -> anyhow::Result<Place<'a>> {
         let screen = self.client.screen();
-        Here::new(self.environment, self.options, self.output, screen).map(Place::Here)
+        Here::new(self.environment, self.options, self.output, self.labels, screen).map(Place::Here)
     }
 }
 
@@ -123,13 +125,25 @@ impl Place<'_> {
     }
 }
 
+/// A model, and the endpoint that serves it.
+#[derive(Debug, Deserialize)]
+pub(super) struct Served {
+    #[serde(rename = "id")]
+    pub(super) model: String,
+    #[serde(rename = "owned_by")]
+    pub(super) endpoint: String,
+}
+
 /// The model where nobody named one.
-pub(super) fn only_model(models: &[String]) -> anyhow::Result<String> {
+pub(super) fn only_model(models: &[Served], labels: &Labels) -> anyhow::Result<String> {
     match models {
-        [model] => Ok(model.clone()),
+        [Served { model, endpoint }] => match builtin::refuse_labels(model, endpoint, labels.names()) {
+            Some(refusal) => bail!(refusal),
+            None => Ok(model.clone()),
+        },
         [] => bail!("the engines have not said which models they serve: name one with --model"),
         several => {
-            let shown: Vec<&str> = several.iter().take(MODELS_SHOWN).map(String::as_str).collect();
+            let shown: Vec<&str> = several.iter().take(MODELS_SHOWN).map(|served| served.model.as_str()).collect();
             let more = if several.len() > MODELS_SHOWN { ", ..." } else { "" };
             bail!(
                 "{} models are served, so name one with --model: {}{more}",

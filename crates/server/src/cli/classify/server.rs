@@ -14,8 +14,8 @@ use super::super::submit::allowed;
 use super::super::upload::{Upload, may_send_large};
 use super::super::view::BatchView;
 use super::super::watch::wait_for_end;
-use super::place::only_model;
-use crate::classify::{Room, Round, Sent};
+use super::place::{Served, only_model};
+use crate::classify::{Labels, Room, Round, Sent};
 use crate::one_batch::write_whole;
 
 /// The batch that was created just before the command died is among the newest: pages of 100.
@@ -23,17 +23,18 @@ const PAGES_LOOKED_AT: usize = 20;
 /// What a value of `metadata` may hold, with room for the verb.
 const NAME_CHARS_MAX: usize = 200;
 
-pub(super) struct Server {
+pub(super) struct Server<'a> {
     client: Client,
+    labels: &'a Labels,
     /// To know the batches by in `overnight list`.
     name: String,
 }
 
-impl Server {
-    pub(super) fn new(client: Client, folder: &Path) -> Self {
+impl<'a> Server<'a> {
+    pub(super) fn new(client: Client, folder: &Path, labels: &'a Labels) -> Self {
         let name: String =
             format!("classify {}", folder.display()).chars().take(NAME_CHARS_MAX).collect();
-        Self { client, name }
+        Self { client, labels, name }
     }
 
     pub(super) fn room(&self) -> anyhow::Result<Room> {
@@ -73,7 +74,7 @@ impl Server {
             None => {
                 let model = match model {
                     Some(model) => model.to_owned(),
-                    None => only_model(&self.models()?)?,
+                    None => only_model(&self.models()?, self.labels)?,
                 };
                 let server = Some(self.client.base().to_owned());
                 round.save(Sent { model, server, file: None, batch: None })?;
@@ -139,17 +140,13 @@ impl Server {
         Ok(None)
     }
 
-    fn models(&self) -> anyhow::Result<Vec<String>> {
+    fn models(&self) -> anyhow::Result<Vec<Served>> {
         #[derive(Deserialize)]
         struct Models {
-            data: Vec<Model>,
-        }
-        #[derive(Deserialize)]
-        struct Model {
-            id: String,
+            data: Vec<Served>,
         }
         let (_, models) = self.client.json::<Models>(&Call::get("/v1/models"))?;
-        Ok(models.data.into_iter().map(|model| model.id).collect())
+        Ok(models.data)
     }
 
     /// All result lines, of answered requests and of failed ones.
