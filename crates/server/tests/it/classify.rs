@@ -344,6 +344,27 @@ fn a_batch_that_the_server_has_lost_is_sent_again() {
     assert_eq!(folder.labels()["2.txt"], "other");
 }
 
+/// Results are kept for a while only, and can be deleted. Every later run failed for want of them.
+#[test]
+fn a_batch_whose_results_are_gone_is_sent_again() {
+    let (server, url) = server();
+    let folder = Folder::new(&[("1.txt", b"invoice [[sim:garbage=hang,times=1]]"), ("2.txt", b"other")]);
+    let arguments = ["--labels", LABELS, "--server", &url];
+    let mut child = folder.classify(&arguments).stderr(Stdio::null()).spawn().unwrap();
+    wait_for("the second is answered", &mut child, || server.engine.calls().finished >= 1);
+    let batch = noted_batch(&folder, &mut child);
+    kill(child);
+    server.post(&format!("/v1/batches/{batch}/cancel"), &json!({}));
+    let batch = server.wait_for_end_of(&batch);
+    for file in ["output_file_id", "error_file_id"].iter().filter_map(|member| batch[member].as_str()) {
+        let path = format!("/v1/files/{file}");
+        assert_eq!(server.call("DELETE", &path, &[], b"").unwrap().status, 200, "{batch}");
+    }
+    let ended = folder.run(3, &arguments);
+    assert!(said(&ended).contains(&format!("does not know {}", batch["id"].as_str().unwrap())));
+    assert_eq!(folder.labels()["2.txt"], "other");
+}
+
 #[test]
 fn other_labels_and_other_models_begin_anew_and_the_first_answers_are_kept() {
     let engine =

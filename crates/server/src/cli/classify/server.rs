@@ -47,17 +47,21 @@ impl<'a> Server<'a> {
 
     pub(super) fn ask(&self, round: &mut Round, model: Option<&str>) -> anyhow::Result<()> {
         let id = self.batch(round, model)?;
-        let batch = match wait_for_end(&self.client, &id) {
-            Ok((_, batch)) => batch,
+        match self.take(&id, round) {
             Err(error) if is_unknown(&error) => {
-                self.client
-                    .screen()
-                    .note(&format!("the server does not know {id} any more: sending it again"));
+                let screen = self.client.screen();
+                screen
+                    .note(&format!("the server does not know {id} or its results any more: sending it again"));
                 let id = self.send(round)?;
-                wait_for_end(&self.client, &id)?.1
+                self.take(&id, round)
             }
-            Err(error) => return Err(error),
-        };
+            taken => taken,
+        }
+    }
+
+    /// Waits for the end of a round's batch, and fetches its results.
+    fn take(&self, id: &str, round: &Round) -> anyhow::Result<()> {
+        let (_, batch) = wait_for_end(&self.client, id)?;
         if batch.status == "failed" {
             for problem in batch.errors.iter().flat_map(|errors| &errors.data) {
                 self.client.screen().note(&format!("  {} ({})", problem.message, problem.code));
@@ -163,6 +167,15 @@ impl<'a> Server<'a> {
     }
 }
 
+/// What was asked for is not there, be it the batch or a file of its results.
 fn is_unknown(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(ClientError::Refused(refusal)) if refusal.status == 404)
+    error.chain().any(|cause| {
+        // A download fails as reading does. What is inside stands in no chain.
+        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let refusal = match inner {
+            Some(inner) => inner.downcast_ref::<ClientError>(),
+            None => cause.downcast_ref::<ClientError>(),
+        };
+        matches!(refusal, Some(ClientError::Refused(refusal)) if refusal.status == 404)
+    })
 }
