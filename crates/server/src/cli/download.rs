@@ -5,7 +5,7 @@ use std::io::{self, Read};
 
 use ureq::BodyReader;
 
-use super::client::{Call, Client};
+use super::client::{Call, Client, Patience};
 
 /// Without progress in between, a file that breaks so often is given up.
 const BREAKS_MAX: u32 = 10;
@@ -16,18 +16,27 @@ pub(super) struct Download {
     reader: Option<BodyReader<'static>>,
     offset: u64,
     breaks: u32,
+    /// For its beginning. In the midst of a file there is always time.
+    patience: Patience,
 }
 
 impl Download {
     /// The content of a file of the server.
     pub(super) fn of_file(client: &Client, id: &str) -> Self {
         let path = format!("/v1/files/{id}/content");
-        Self { client: client.clone(), path, reader: None, offset: 0, breaks: 0 }
+        let patience = Patience::Brief;
+        Self { client: client.clone(), path, reader: None, offset: 0, breaks: 0, patience }
+    }
+
+    /// For a server that was there a moment ago: it is waited for from the beginning.
+    pub(super) fn patient(mut self) -> Self {
+        self.patience = Patience::Long;
+        self
     }
 
     fn open(&mut self) -> io::Result<BodyReader<'static>> {
         let mut call = Call::get(&self.path).from(self.offset);
-        if self.offset > 0 {
+        if self.offset > 0 || self.patience == Patience::Long {
             call = call.patient();
         }
         let response = self.client.send(&call).map_err(io::Error::other)?;

@@ -158,7 +158,7 @@ impl<'a> Server<'a> {
         let files = [&batch.output_file_id, &batch.error_file_id];
         write_whole(to, |out| {
             for file in files.into_iter().flatten() {
-                io::copy(&mut Download::of_file(&self.client, file), out)?;
+                io::copy(&mut Download::of_file(&self.client, file).patient(), out)?;
             }
             Ok(())
         })
