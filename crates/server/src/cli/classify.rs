@@ -67,7 +67,7 @@ pub(super) struct Classify {
     /// The same as a table, too
     #[arg(long, value_name = "OUT.csv")]
     csv: Option<PathBuf>,
-    /// The model [default: the one that is served, when it is the only one]
+    /// The model [default: that of last time, else the one that is served, when it is the only one]
     #[arg(long, value_name = "M")]
     model: Option<String>,
     /// Longer documents are cut to so many characters
@@ -98,7 +98,8 @@ impl Classify {
         // Before anything is made or asked: what is typed wrongly is said now.
         self.list(&output, &question, expected.as_ref())?;
         let state = State::open(&output, &question)?;
-        let model = self.model.clone().or_else(|| state.model().map(str::to_owned));
+        let last_model = state.model().filter(|_| self.model.is_none()).map(str::to_owned);
+        let model = self.model.clone().or_else(|| last_model.clone());
         say_anew(screen, &state, model.as_deref());
         let mut answers = state.answers(model.as_deref(), &question.labels)?;
         // What had no answer for want of an engine may get one now.
@@ -112,7 +113,7 @@ impl Classify {
             output: &output,
             labels: &question.labels,
         };
-        let mut work = Work { question: &question, state, answers, model, screen };
+        let mut work = Work { question: &question, state, answers, model, last_model, screen };
         let list = || self.list(&output, &question, expected.as_ref());
         let Some((listing, survey)) = work.ask_all(&self.folder, &places, list)? else {
             return Ok(Ending::Interrupted);
@@ -175,6 +176,8 @@ struct Work<'a> {
     answers: Answers,
     /// None: whichever is served, which is found out when something is to be asked.
     model: Option<String>,
+    /// That of last time, where it is taken because none was named.
+    last_model: Option<String>,
     screen: Screen,
 }
 
@@ -241,8 +244,19 @@ impl Work<'_> {
 
     /// Asks for the documents of a round and takes what came of it. False: it was interrupted.
     fn ask(&mut self, mut round: Round, place: &Place<'_>) -> anyhow::Result<bool> {
-        if place.ask(&mut round, self.model.as_deref())? == Asked::Interrupted {
-            return Ok(false);
+        match place.ask(&mut round, self.model.as_deref())? {
+            Asked::All => {}
+            Asked::Interrupted => return Ok(false),
+            Asked::Refused { is_model_unknown } => {
+                round.forget()?;
+                let last = self.last_model.iter().filter(|_| is_model_unknown);
+                let hint =
+                    last.map(|last| format!("; last time it was `{last}`: name another with --model"));
+                bail!(
+                    "the documents cannot be asked for as it is; nothing was sent{}",
+                    hint.collect::<String>()
+                );
+            }
         }
         round.read_answers(&self.question.labels, &mut self.answers)?;
         self.model = round.model().map(str::to_owned);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use overnight_domain::batch::{BatchOptions, BatchState, Order};
+use overnight_domain::batch::{BatchError, BatchOptions, BatchState, Order};
 use overnight_domain::limits::ATTEMPTS_MAX;
 use overnight_domain::progress::Pace;
 
@@ -120,7 +120,7 @@ impl Run {
         match on_a_node(config, shown, go)? {
             Answered::All(record) => Ok(end(screen, &record)?),
             Answered::Interrupted => Ok(Ending::Interrupted),
-            Answered::Refused => {
+            Answered::Refused(_) => {
                 bail!("`{}` cannot be run as it is; nothing was sent", targets.input.display())
             }
         }
@@ -152,7 +152,7 @@ pub(super) enum Answered {
     /// A signal ended it; running it again goes on.
     Interrupted,
     /// It cannot be run. It was said why, and its state is gone.
-    Refused,
+    Refused(Vec<BatchError>),
 }
 
 /// Starts all parts but the API, and waits for what is done with them.
@@ -233,7 +233,7 @@ pub(super) async fn answer_all(
             let line = error.line.map(|line| format!("line {line}: ")).unwrap_or_default();
             screen.note(&format!("  {line}{} ({})", error.message, error.code));
         }
-        return Ok(Answered::Refused);
+        return Ok(Answered::Refused(progress.batch.errors));
     }
     let record = batch.write(targets, &progress.batch).await?;
     let text = serde_json::to_vec_pretty(&record)?;

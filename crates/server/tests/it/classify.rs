@@ -398,6 +398,16 @@ fn other_labels_and_other_models_begin_anew_and_the_first_answers_are_kept() {
     run(0, LABELS, &["--model", "small"]);
     assert_eq!((engine.calls().total, &folder.labels()["2.txt"]), (6, &json!("other")));
     assert!(!folder.path("out.jsonl.overnight/run.json").exists());
+
+    // That of last time is served no more.
+    engine.set_script(Script { models: vec!["tiny".to_owned()], ..echo() });
+    folder.add("3.txt", b"contract");
+    let text = run(1, LABELS, &[]);
+    assert!(text.contains("last time it was `large`: name another with --model"), "{text}");
+    let text = run(1, LABELS, &["--model", "small"]);
+    assert!(text.contains("nothing was sent") && !text.contains("last time it was"), "{text}");
+    run(0, LABELS, &["--model", "tiny"]);
+    assert_eq!((engine.calls().total, &folder.labels()["3.txt"]), (9, &json!("contract")));
 }
 
 /// A server or a machine without engines serves a toy. Whoever did not name it shall not get its labels with exit code 0.

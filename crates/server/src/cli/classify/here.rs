@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use anyhow::bail;
 use overnight_domain::batch::{BatchOptions, Order};
 
 use super::super::config::ConfigOptions;
@@ -71,9 +70,8 @@ impl<'a> Here<'a> {
         match answered {
             Answered::All(_) => Ok(Asked::All),
             Answered::Interrupted => Ok(Asked::Interrupted),
-            Answered::Refused => {
-                round.forget()?;
-                bail!("the documents cannot be asked for as it is; nothing was sent")
+            Answered::Refused(errors) => {
+                Ok(Asked::refused(errors.iter().map(|error| error.code.as_str())))
             }
         }
     }

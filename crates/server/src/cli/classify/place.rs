@@ -17,6 +17,9 @@ use crate::config::Environment;
 /// Models that are named where one has to be chosen.
 const MODELS_SHOWN: usize = 10;
 
+/// What a batch is refused with when nobody serves its model.
+const MODEL_UNKNOWN: &str = "model_not_found";
+
 /// What decides the place.
 pub(super) struct Places<'a> {
     pub(super) environment: &'a Environment,
@@ -40,6 +43,14 @@ pub(super) enum Asked {
     All,
     /// A signal ended it; running the command again goes on.
     Interrupted,
+    /// Nothing was run, and nothing will be. It was said why.
+    Refused { is_model_unknown: bool },
+}
+
+impl Asked {
+    pub(super) fn refused<'a>(mut codes: impl Iterator<Item = &'a str>) -> Self {
+        Self::Refused { is_model_unknown: codes.any(|code| code == MODEL_UNKNOWN) }
+    }
 }
 
 impl<'a> Places<'a> {
@@ -119,7 +130,7 @@ impl Place<'_> {
     /// Begins a round, or goes on with it, until it has its results.
     pub(super) fn ask(&self, round: &mut Round, model: Option<&str>) -> anyhow::Result<Asked> {
         match self {
-            Self::Server(server) => server.ask(round, model).map(|()| Asked::All),
+            Self::Server(server) => server.ask(round, model),
             Self::Here(here) => here.ask(round, model),
         }
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -14,7 +14,7 @@ use super::super::submit::allowed;
 use super::super::upload::{Upload, may_send_large};
 use super::super::view::BatchView;
 use super::super::watch::wait_for_end;
-use super::place::{Served, only_model};
+use super::place::{Asked, Served, only_model};
 use crate::classify::{Labels, Room, Round, Sent};
 use crate::one_batch::write_whole;
 
@@ -45,7 +45,7 @@ impl<'a> Server<'a> {
         Ok(Room { requests: allowed.lines, len: allowed.len })
     }
 
-    pub(super) fn ask(&self, round: &mut Round, model: Option<&str>) -> anyhow::Result<()> {
+    pub(super) fn ask(&self, round: &mut Round, model: Option<&str>) -> anyhow::Result<Asked> {
         let id = self.batch(round, model)?;
         match self.take(&id, round) {
             Err(error) if is_unknown(&error) => {
@@ -60,16 +60,17 @@ impl<'a> Server<'a> {
     }
 
     /// Waits for the end of a round's batch, and fetches its results.
-    fn take(&self, id: &str, round: &Round) -> anyhow::Result<()> {
+    fn take(&self, id: &str, round: &Round) -> anyhow::Result<Asked> {
         let (_, batch) = wait_for_end(&self.client, id)?;
         if batch.status == "failed" {
-            for problem in batch.errors.iter().flat_map(|errors| &errors.data) {
+            let problems = || batch.errors.iter().flat_map(|errors| &errors.data);
+            for problem in problems() {
                 self.client.screen().note(&format!("  {} ({})", problem.message, problem.code));
             }
-            round.forget()?;
-            bail!("the documents cannot be asked for as it is; nothing was sent");
+            return Ok(Asked::refused(problems().map(|problem| problem.code.as_str())));
         }
-        self.fetch(&batch, &round.results())
+        self.fetch(&batch, &round.results())?;
+        Ok(Asked::All)
     }
 
     /// The batch of a round, which may have been created before.
