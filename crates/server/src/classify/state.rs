@@ -57,12 +57,15 @@ pub(crate) struct Sent {
 }
 
 impl State {
-    pub(crate) fn open(output: &Path, question: &Question) -> anyhow::Result<Self> {
+    /// The state of an output, which may be written as a table, too. What is there already and cannot be of this command
+    /// is not written over.
+    pub(crate) fn open(output: &Path, csv: Option<&Path>, question: &Question) -> anyhow::Result<Self> {
         let all = beside(output);
-        if output.exists() && !all.exists() {
+        let mut written = [Some(output), csv].into_iter().flatten();
+        if let Some(other) = written.find(|path| path.exists() && !all.exists()) {
             bail!(
                 "`{}` exists and is not of this command; remove it or choose another output",
-                output.display()
+                other.display()
             );
         }
         fs::create_dir_all(&all).with_context(|| format!("failed to create `{}`", all.display()))?;
@@ -273,13 +276,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("out.jsonl");
         let question = question("a,b");
-        let mut state = State::open(&out, &question).unwrap();
+        let mut state = State::open(&out, None, &question).unwrap();
         assert!(state.is_new && !state.has_others && state.model().is_none());
         // Written, but never begun: it goes.
         fs::write(state.next_round().requests(), "{}\n").unwrap();
         fs::write(state.folder.join(".overnight-abc"), "half").unwrap();
         drop(state);
-        state = State::open(&out, &question).unwrap();
+        state = State::open(&out, None, &question).unwrap();
         assert!(!state.is_new && !state.next_round().requests().exists());
         assert!(!state.folder.join(".overnight-abc").exists());
 
@@ -288,7 +291,7 @@ mod tests {
         round.save(sent("m")).unwrap();
         round.save(Sent { batch: Some("batch_1".to_owned()), ..sent("m") }).unwrap();
         drop(state);
-        let mut state = State::open(&out, &question).unwrap();
+        let mut state = State::open(&out, None, &question).unwrap();
         assert_eq!(state.model(), Some("m"));
         assert!(state.in_flight(Some("other")).is_none() && state.in_flight(None).is_none());
         let round = state.in_flight(Some("m")).unwrap();
@@ -318,11 +321,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("out.jsonl");
         let question = question("a,b");
-        let mut state = State::open(&out, &question).unwrap();
+        let mut state = State::open(&out, None, &question).unwrap();
         let mut interrupted = state.next_round();
         interrupted.save(sent("m1")).unwrap();
         drop(state);
-        state = State::open(&out, &question).unwrap();
+        state = State::open(&out, None, &question).unwrap();
         let mut other = state.next_round();
         other.save(sent("m2")).unwrap();
         fs::write(other.results(), line(1, "b")).unwrap();
@@ -342,15 +345,15 @@ mod tests {
     fn another_question_begins_anew_and_the_first_one_is_kept() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("out.jsonl");
-        let state = State::open(&out, &question("a,b")).unwrap();
+        let state = State::open(&out, None, &question("a,b")).unwrap();
         let mut round = state.next_round();
         round.save(sent("m")).unwrap();
         fs::write(round.results(), line(1, "a")).unwrap();
         drop(state);
-        let state = State::open(&out, &question("a,b,c")).unwrap();
+        let state = State::open(&out, None, &question("a,b,c")).unwrap();
         assert!(state.is_new && state.has_others && state.model().is_none());
         drop(state);
-        let state = State::open(&out, &question("a,b")).unwrap();
+        let state = State::open(&out, None, &question("a,b")).unwrap();
         assert!(!state.is_new);
         assert_eq!(state.answers(Some("m"), &question("a,b").labels).unwrap().len(), 1);
     }
@@ -360,11 +363,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("out.jsonl");
         fs::write(&out, "mine").unwrap();
-        let error = State::open(&out, &question("a,b")).err().unwrap().to_string();
+        let error = State::open(&out, None, &question("a,b")).err().unwrap().to_string();
         assert!(error.contains("is not of this command"), "{error}");
         fs::remove_file(&out).unwrap();
-        let held = State::open(&out, &question("a,b")).unwrap();
-        let error = State::open(&out, &question("a,c")).err().unwrap().to_string();
+        let csv = folder.path().join("out.csv");
+        fs::write(&csv, "mine").unwrap();
+        let error = State::open(&out, Some(&csv), &question("a,b")).err().unwrap().to_string();
+        assert!(error.contains("out.csv` exists and is not of this command"), "{error}");
+        fs::remove_file(&csv).unwrap();
+        drop(State::open(&out, Some(&csv), &question("a,b")).unwrap());
+        // It is known now.
+        fs::write(&csv, "ours").unwrap();
+        let held = State::open(&out, Some(&csv), &question("a,b")).unwrap();
+        let error = State::open(&out, None, &question("a,c")).err().unwrap().to_string();
         assert!(error.contains("another process works on"), "{error}");
         drop(held);
     }
@@ -373,12 +384,12 @@ mod tests {
     fn damage_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("out.jsonl");
-        let state = State::open(&out, &question("a,b")).unwrap();
+        let state = State::open(&out, None, &question("a,b")).unwrap();
         let mut round = state.next_round();
         round.save(sent("m")).unwrap();
         fs::write(round.results(), line(1, "a") + "{\"custom_id\":\"").unwrap();
         drop(state);
-        let state = State::open(&out, &question("a,b")).unwrap();
+        let state = State::open(&out, None, &question("a,b")).unwrap();
         let error = state.answers(Some("m"), &question("a,b").labels).unwrap_err();
         assert!(format!("{error:#}").contains("1.results.jsonl"), "{error:#}");
     }

@@ -15,7 +15,8 @@ use super::meter::Meter;
 use super::screen::Screen;
 use super::{ClientOptions, Ending};
 use crate::classify::{
-    Answers, Expected, Labels, Listing, Outcome, Question, Report, Room, Round, State, Survey, survey,
+    Answers, Expected, Labels, Listing, Outcome, Question, Report, Room, Round, State, Survey, is_same_file,
+    survey,
 };
 use crate::config::Environment;
 use place::{Asked, Place, Places};
@@ -97,7 +98,8 @@ impl Classify {
         };
         // Before anything is made or asked: what is typed wrongly is said now.
         self.list(&output, &question, expected.as_ref())?;
-        let state = State::open(&output, &question)?;
+        self.check_csv(&output)?;
+        let state = State::open(&output, self.csv.as_deref(), &question)?;
         let last_model = state.model().filter(|_| self.model.is_none()).map(str::to_owned);
         let model = self.model.clone().or_else(|| last_model.clone());
         say_anew(screen, &state, model.as_deref());
@@ -149,6 +151,22 @@ impl Classify {
             Some(word) if word.as_os_str() == "folders" => Ok(Some(Expected::Folders)),
             Some(path) => Expected::from_csv(path, labels).map(Some),
         }
+    }
+
+    /// The table must not be written over what else the command reads or writes.
+    fn check_csv(&self, output: &Path) -> anyhow::Result<()> {
+        let Some(csv) = &self.csv else { return Ok(()) };
+        let others = [
+            (Some(output), "the output"),
+            (self.labels_file.as_deref(), "the file of the labels"),
+            (self.expected.as_deref(), "the file of the expected labels"),
+        ];
+        for (other, what) in others {
+            if other.is_some_and(|other| is_same_file(csv, other)) {
+                bail!("`{}` is {what}; name another file with --csv", csv.display());
+            }
+        }
+        Ok(())
     }
 
     /// The files below the folder, without those that belong to this command.

@@ -478,11 +478,14 @@ fn what_is_typed_wrongly_is_said_before_anything_is_asked() {
         (&["--labels-file", "none.txt"], "failed to read `none.txt`"),
         (&["--labels", LABELS, "--expected", "folders"], "the folders `misc` are none of the labels"),
         (&["--labels-file", "labels.txt", "--expected", "expected.csv"], "expects `recipe`"),
+        (&["--labels", LABELS, "--csv", "mine.txt"], "`mine.txt` exists and is not of this command"),
         (
             &["--labels", LABELS, "--server", "http://127.0.0.1:1"],
             "--server leaves the engines to the server",
         ),
         (&["--labels", LABELS, "-o", "mine.txt"], "unexpected"),
+        (&["--labels", LABELS, "--csv", "docs/../out.jsonl"], "is the output; name another"),
+        (&["--labels-file", "labels.txt", "--csv", "./labels.txt"], "is the file of the labels"),
     ] {
         let mut command = folder.classify(&[]);
         if arguments.contains(&"-o") {
