@@ -18,6 +18,8 @@ use overnight_engine::discover;
 use overnight_segment::{Log, LogOptions};
 use overnight_store::SqliteStore;
 use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -87,7 +89,7 @@ pub(crate) async fn stop_on_signal(
     stop: CancellationToken,
     announcer: &Announcer,
 ) -> anyhow::Result<()> {
-    signal().await?;
+    Signals::new()?.next().await;
     announcer.stopping();
     tracing::info!("stopping; a second signal ends at once");
     stop.cancel();
@@ -96,7 +98,36 @@ pub(crate) async fn stop_on_signal(
 
 /// Ends the process at the next signal. Returns only when signals cannot be had.
 pub(crate) async fn exit_on_signal() -> anyhow::Result<()> {
-    signal().await?;
+    exit_at(Signals::new()?).await
+}
+
+/// Ends the process at a signal for as long as it is held. A runtime that has listened to signals leaves its handlers behind:
+/// from then on none of them ends a process by itself, also when the runtime is gone.
+pub(crate) struct EndAtSignal(Option<Runtime>);
+
+impl EndAtSignal {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let signals = {
+            let _within = runtime.enter();
+            Signals::new()?
+        };
+        runtime.spawn(exit_at(signals));
+        Ok(Self(Some(runtime)))
+    }
+}
+
+impl Drop for EndAtSignal {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            // Within another runtime nobody may wait for the end of one.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn exit_at(mut signals: Signals) -> anyhow::Result<()> {
+    signals.next().await;
     #[expect(
         clippy::disallowed_methods,
         reason = "the second signal asks for just this; nothing depends on an orderly end"
@@ -104,15 +135,26 @@ pub(crate) async fn exit_on_signal() -> anyhow::Result<()> {
     std::process::exit(130)
 }
 
-async fn signal() -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Those that come from now on.
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
-    Ok(())
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Everything but the API: ingest, dispatch, finalize and upkeep over one data directory.
@@ -332,7 +374,7 @@ where
 {
     let (ended, outcome) = oneshot::channel();
     std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = Builder::new_current_thread().enable_all().build();
         let result = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(part()));
         // Nobody listens only when the process is ending anyway.
         let _ = ended.send(result);

@@ -15,8 +15,8 @@ use super::meter::Meter;
 use super::screen::Screen;
 use super::{ClientOptions, Ending};
 use crate::classify::{
-    Answers, Expected, Labels, Listing, Outcome, Question, Report, Room, Round, State, Survey, is_same_file,
-    survey,
+    Answers, Expected, Labels, Listing, Outcome, Question, Report, Room, Round, State, Survey,
+    is_same_file, survey,
 };
 use crate::config::Environment;
 use place::{Asked, Place, Places};
@@ -117,7 +117,9 @@ impl Classify {
         };
         let mut work = Work { question: &question, state, answers, model, last_model, screen };
         let list = || self.list(&output, &question, expected.as_ref());
-        let Some((listing, survey)) = work.ask_all(&self.folder, &places, list)? else {
+        // Kept to the end, for it listens to signals.
+        let mut place = None;
+        let Some((listing, survey)) = work.ask_all(&self.folder, &places, &mut place, list)? else {
             return Ok(Ending::Interrupted);
         };
         let report = Report {
@@ -201,13 +203,13 @@ struct Work<'a> {
 
 impl Work<'_> {
     /// Asks for every document that has no answer. None: it was interrupted.
-    fn ask_all(
+    fn ask_all<'a>(
         &mut self,
         folder: &Path,
-        places: &Places<'_>,
+        places: &Places<'a>,
+        place: &mut Option<Place<'a>>,
         list: impl Fn() -> anyhow::Result<Listing>,
     ) -> anyhow::Result<Option<(Listing, Survey)>> {
-        let mut place = None;
         if let Some(round) = self.state.in_flight(self.model.as_deref()) {
             let place = place.insert(places.of(&round)?);
             if !self.ask(round, place)? {
@@ -222,7 +224,7 @@ impl Work<'_> {
             if survey.asked.requests == 0 {
                 return Ok(Some((listing, survey)));
             }
-            let place = match &mut place {
+            let place = match &mut *place {
                 Some(place) => place,
                 none => none.insert(places.of(&round)?),
             };
@@ -261,7 +263,7 @@ impl Work<'_> {
     }
 
     /// Asks for the documents of a round and takes what came of it. False: it was interrupted.
-    fn ask(&mut self, mut round: Round, place: &Place<'_>) -> anyhow::Result<bool> {
+    fn ask(&mut self, mut round: Round, place: &mut Place<'_>) -> anyhow::Result<bool> {
         match place.ask(&mut round, self.model.as_deref())? {
             Asked::All => {}
             Asked::Interrupted => return Ok(false),

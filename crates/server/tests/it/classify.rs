@@ -233,6 +233,35 @@ fn a_run_that_is_interrupted_says_so_and_repeats_nothing() {
     assert!(folder.labels().values().all(|label| label == "other"));
 }
 
+/// A round that was gone on with left tokio's handlers behind: while the folder was read after it, signals did nothing.
+#[test]
+fn a_signal_ends_a_command_that_reads_documents() {
+    let engine = Engine::start(echo()).unwrap();
+    let url = format!("{}/v1", engine.url());
+    let folder =
+        Folder::new(&[("1.txt", b"{\"category\":\"other\",\"why\":\"[[sim:garbage=hang,times=1]]\"}")]);
+    let arguments = ["--labels", LABELS, "--engine", &url];
+    let mut child = folder.classify(&arguments).stderr(Stdio::null()).spawn().unwrap();
+    wait_for("it is asked", &mut child, || engine.calls().total >= 1);
+    kill(child);
+    // Holes take no room, and their reading takes a minute or more.
+    for at in 0..3_000 {
+        let hole = fs::File::create(folder.path("docs").join(format!("hole-{at}"))).unwrap();
+        hole.set_len(64 << 20).unwrap();
+    }
+    let mut child = folder.classify(&arguments).stderr(Stdio::piped()).spawn().unwrap();
+    let has_requests = || {
+        let files = crate::harness::files_below(&folder.path("out.jsonl.overnight"));
+        let is_of_first = |path: &PathBuf| path.ends_with("1.requests.jsonl");
+        files.iter().any(is_of_first)
+    };
+    wait_for("the first round is done", &mut child, || !has_requests());
+    let ended = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status();
+    assert!(ended.unwrap().success());
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{}", said(&ended));
+}
+
 /// An engine that refuses everything is not asked for all of it; once it is mended, the same command goes on.
 #[test]
 fn an_engine_that_refuses_everything_stops_the_run_until_it_is_run_again() {

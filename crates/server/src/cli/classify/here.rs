@@ -12,7 +12,7 @@ use super::place::{Asked, Served, only_model};
 use crate::classify::{Labels, Round, Sent};
 use crate::config::Environment;
 use crate::one_batch::Targets;
-use crate::run::Node;
+use crate::run::{EndAtSignal, Node};
 
 pub(super) struct Here<'a> {
     environment: &'a Environment,
@@ -20,6 +20,8 @@ pub(super) struct Here<'a> {
     output: &'a Path,
     labels: &'a Labels,
     screen: Screen,
+    /// Between rounds, while documents are read. The first round has not begun to listen for itself.
+    between: Option<EndAtSignal>,
 }
 
 impl<'a> Here<'a> {
@@ -32,10 +34,22 @@ impl<'a> Here<'a> {
     ) -> anyhow::Result<Self> {
         let (_, log) = options.clone().load_for_run(environment, Path::new(""))?;
         start_logging(log.as_deref().unwrap_or("warn"))?;
-        Ok(Self { environment, options, output, labels, screen })
+        Ok(Self { environment, options, output, labels, screen, between: None })
     }
 
-    pub(super) fn ask(&self, round: &mut Round, model: Option<&str>) -> anyhow::Result<Asked> {
+    pub(super) fn ask(&mut self, round: &mut Round, model: Option<&str>) -> anyhow::Result<Asked> {
+        let between = self.between.take();
+        let asked = self.run(round, model, between)?;
+        self.between = Some(EndAtSignal::new()?);
+        Ok(asked)
+    }
+
+    fn run(
+        &self,
+        round: &mut Round,
+        model: Option<&str>,
+        between: Option<EndAtSignal>,
+    ) -> anyhow::Result<Asked> {
         let folder = round.run_folder();
         let (config, _) = self.options.clone().load_for_run(self.environment, &folder)?;
         let targets = Targets { input: round.requests(), output: round.results(), errors: None };
@@ -64,6 +78,8 @@ impl<'a> Here<'a> {
                 round.save(Sent { model, server: None, file: None, batch: None })?;
             }
             options.model = round.model().map(str::to_owned);
+            // The run listens for itself, and ends in good order.
+            drop(between);
             let run = FileRun { targets: &targets, options, folder: &folder, shown };
             answer_all(node, announcer, run, self.screen).await
         })?;
@@ -81,10 +97,10 @@ impl<'a> Here<'a> {
             return Ok(model.to_owned());
         }
         let endpoints = &node.ctx.endpoints;
-        let served = endpoints.models().into_iter().map(|model| Served {
-            endpoint: endpoints.owner_of(&model).unwrap_or_default(),
-            model,
-        });
+        let served = endpoints
+            .models()
+            .into_iter()
+            .map(|model| Served { endpoint: endpoints.owner_of(&model).unwrap_or_default(), model });
         only_model(&served.collect::<Vec<_>>(), self.labels)
     }
 }

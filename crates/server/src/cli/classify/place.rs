@@ -128,7 +128,7 @@ impl Place<'_> {
     }
 
     /// Begins a round, or goes on with it, until it has its results.
-    pub(super) fn ask(&self, round: &mut Round, model: Option<&str>) -> anyhow::Result<Asked> {
+    pub(super) fn ask(&mut self, round: &mut Round, model: Option<&str>) -> anyhow::Result<Asked> {
         match self {
             Self::Server(server) => server.ask(round, model),
             Self::Here(here) => here.ask(round, model),
@@ -154,7 +154,8 @@ pub(super) fn only_model(models: &[Served], labels: &Labels) -> anyhow::Result<S
         },
         [] => bail!("the engines have not said which models they serve: name one with --model"),
         several => {
-            let shown: Vec<&str> = several.iter().take(MODELS_SHOWN).map(|served| served.model.as_str()).collect();
+            let shown: Vec<&str> =
+                several.iter().take(MODELS_SHOWN).map(|served| served.model.as_str()).collect();
             let more = if several.len() > MODELS_SHOWN { ", ..." } else { "" };
             bail!(
                 "{} models are served, so name one with --model: {}{more}",

@@ -50,8 +50,9 @@ impl<'a> Server<'a> {
         match self.take(&id, round) {
             Err(error) if is_unknown(&error) => {
                 let screen = self.client.screen();
-                screen
-                    .note(&format!("the server does not know {id} or its results any more: sending it again"));
+                screen.note(&format!(
+                    "the server does not know {id} or its results any more: sending it again"
+                ));
                 let id = self.send(round)?;
                 self.take(&id, round)
             }
