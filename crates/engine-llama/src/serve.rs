@@ -59,6 +59,9 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> anyhow::
     let processor = machine::check_processor().map_err(anyhow::Error::msg)?;
     machine::offer_to_oom_killer();
     let model_files = ModelFiles::open(&options.model)?;
+    if let Some(why) = model_files.shape.unfit() {
+        bail!("the model `{}` cannot be used: {why}", options.name);
+    }
     let wishes =
         Wishes { context_len: options.context_len, slots: options.slots, bytes: options.memory_bytes };
     let plan = memory::plan(&model_files, wishes, machine::available_memory())

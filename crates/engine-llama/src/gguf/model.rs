@@ -116,7 +116,8 @@ impl Shape {
             embedding_len,
             vocabulary_len,
             feed_forward_len: largest(head.metadata.get(&key("feed_forward_length"))),
-            is_causal: head.metadata.get(&key("attention.causal")) != Some(&Value::Bool(false)),
+            is_causal: head.metadata.get(&key("attention.causal")) != Some(&Value::Bool(false))
+                && !ENCODERS.contains(&architecture.as_str()),
             pooling: Pooling::of(head.number(&key("pooling_type"))),
             heads: heads(head, &architecture),
             name: head.text("general.name").map(str::to_owned),
@@ -124,6 +125,28 @@ impl Shape {
             cell_elements: cell_elements(head, &architecture, layers, embedding_len),
             architecture,
         })
+    }
+
+    /// Why this engine cannot use it, whatever its size: llama.cpp reads the file, and would then compute nonsense or end
+    /// the process.
+    pub fn unfit(&self) -> Option<&'static str> {
+        match self.architecture.as_str() {
+            "t5" | "t5encoder" => Some(
+                "it reads with an encoder and answers with a decoder of its own, which this engine does not do: use a \
+                 model that only decodes, as most do that answer, or one that was made for embeddings",
+            ),
+            "dream" | "llada" | "llada-moe" | "rnd1" => Some(
+                "it makes all words of an answer at once by diffusion, and this engine one after the other: use a model \
+                 that does, as most do",
+            ),
+            "eagle3" | "dflash" | "gemma4-assistant" => {
+                Some("it drafts for another model and does not answer by itself: use that one")
+            }
+            "clip" | "wavtokenizer-dec" | "qwen3tts" | "pockettts" | "clef" => {
+                Some("it is a part for images, sound or scores and makes no texts: use one that was made for texts")
+            }
+            _ => None,
+        }
     }
 
     /// Whether it was made to continue texts, and not to embed them.
@@ -136,6 +159,19 @@ impl Shape {
         self.cell_elements.saturating_mul(cells).saturating_mul(element_len)
     }
 }
+
+/// Encoders by llama.cpp's code, which keeps no cells for them, whatever their files say.
+const ENCODERS: [&str; 9] = [
+    "bert",
+    "eurobert",
+    "gemma-embedding",
+    "jina-bert-v2",
+    "jina-bert-v3",
+    "modern-bert",
+    "neo-bert",
+    "nomic-bert",
+    "nomic-bert-moe",
+];
 
 /// What is made of the vectors of an input's tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -135,6 +135,27 @@ fn figures_for_each_layer_and_lengths_of_their_own_count() {
     assert_eq!((shape.feed_forward_len, shape.is_causal), (Some(2), false));
 }
 
+/// EmbeddingGemma's file says nothing of its attention: it was taken for a model that answers.
+#[test]
+fn what_llama_cpp_knows_of_an_architecture_is_known_here() {
+    let shape = |architecture: &str| {
+        let key = |name: &str| format!("{architecture}.{name}");
+        let head = Writer::default()
+            .text("general.architecture", architecture)
+            .number(&key("block_count"), 3)
+            .number(&key("embedding_length"), 64);
+        Shape::of(&read(&head.bytes()).unwrap()).unwrap()
+    };
+    for name in ["gemma-embedding", "bert", "eurobert"] {
+        assert!(!shape(name).is_causal && shape(name).unfit().is_none(), "{name}");
+    }
+    for name in ["gemma3", "llama", "qwen3"] {
+        assert!(shape(name).is_causal && shape(name).unfit().is_none(), "{name}");
+    }
+    assert!(shape("t5").unfit().unwrap().contains("an encoder"));
+    assert!(shape("llada").unfit().unwrap().contains("diffusion"));
+}
+
 #[test]
 fn what_is_no_gguf_is_named_for_what_it_is() {
     assert!(refused(b"").contains("it is empty"));

@@ -2,6 +2,7 @@
 
 use overnight_engine_llama::serve;
 
+use crate::gguf::{self, Sketch};
 use crate::harness::options;
 
 async fn error_of(change: impl FnOnce(&std::path::Path), memory_bytes: Option<u64>) -> String {
@@ -32,6 +33,16 @@ async fn damaged_files_are_refused_in_words() {
         std::fs::write(path, bytes).unwrap();
     };
     assert!(error_of(strange, None).await.contains("`lemma.block_count`"));
+}
+
+/// llama.cpp loads it, and ended the process with the first step.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_this_engine_cannot_use_is_refused_before_it_is_loaded() {
+    let t5 = |path: &std::path::Path| {
+        gguf::write_sketch(path, &Sketch { architecture: "t5", ..Sketch::llama(64) });
+    };
+    let error = error_of(t5, None).await;
+    assert!(error.contains("`random` cannot be used") && error.contains("an encoder"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
