@@ -80,8 +80,7 @@ impl<'model> Embeddings<'model> {
 
     /// Computes one step of them.
     pub(super) fn turn(&mut self) -> Result<(), ComputeError> {
-        if self.waiting.len() > 0 {
-            self.make_embedder()?;
+        if self.waiting.len() > 0 && self.has_embedder()? {
             let step = self.waiting.next_step(self.step_len(), INPUTS_MAX);
             let inputs: Vec<&[Token]> = step.iter().map(|input| &*input.tokens).collect();
             let tokens = inputs.iter().map(|input| input.len() as u64).sum();
@@ -141,9 +140,10 @@ impl<'model> Embeddings<'model> {
         });
     }
 
-    fn make_embedder(&mut self) -> Result<(), ComputeError> {
+    /// Makes it where there is none. When memory is short for it, those who wait are refused and answers go on.
+    fn has_embedder(&mut self) -> Result<bool, ComputeError> {
         if self.embedder.is_some() {
-            return Ok(());
+            return Ok(true);
         }
         let Resources { embed_len, embeds_exactly, threads, .. } = self.resources;
         let shape = EmbedderShape {
@@ -152,10 +152,25 @@ impl<'model> Embeddings<'model> {
             is_exact: embeds_exactly,
             threads,
         };
-        self.embedder = Some(Embedder::new(self.model, shape)?);
+        match Embedder::new(self.model, shape) {
+            Ok(embedder) => self.embedder = Some(embedder),
+            Err(error) => {
+                tracing::error!("{error}");
+                self.refuse_all(&error.to_string());
+                return Ok(false);
+            }
+        }
         // The first step reads the weights, and shows how long a token takes.
         let probe = [Token(0); STEP_LEN_MIN];
         self.compute(&[&probe[..STEP_LEN_MIN.min(embed_len)]])?;
-        Ok(())
+        Ok(true)
+    }
+
+    fn refuse_all(&mut self, what: &str) {
+        for asked in std::mem::take(&mut self.asked).into_values() {
+            // Nobody listens any more: then nobody is told.
+            let _ = asked.reply.try_send(Err(what.to_owned()));
+        }
+        self.waiting = InputQueue::default();
     }
 }
