@@ -22,6 +22,7 @@ use llama_cpp_2::{
 };
 
 use crate::grammar::Allowed;
+use crate::machine::IS_FOR_GPUS;
 use crate::question::{Sampling, TokenLogprob};
 use crate::schedule::{Change, Layout, Row, Step};
 use crate::token::Token;
@@ -63,8 +64,6 @@ fn library() -> Result<&'static LlamaBackend, String> {
     });
     made.as_ref().map_err(Clone::clone)
 }
-
-const IS_FOR_GPUS: bool = cfg!(any(feature = "cuda", feature = "metal", feature = "vulkan"));
 
 /// What llama.cpp has found, by its name, the driver's and the memory that is free.
 fn gpus() -> Vec<String> {

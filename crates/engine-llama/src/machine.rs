@@ -3,6 +3,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 
+/// Whether the build can compute on a GPU, where there is one.
+pub(crate) const IS_FOR_GPUS: bool = cfg!(any(feature = "cuda", feature = "metal", feature = "vulkan"));
+
 /// llama.cpp is compiled for these; without one of them the process would die of an illegal instruction.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn check_processor() -> Result<String, String> {

@@ -4,6 +4,7 @@
 //! and less than 1.6 times as much.
 
 use crate::gguf::{ModelFiles, Pooling};
+use crate::machine::IS_FOR_GPUS;
 use crate::schedule::{Layout, UNIFIED_SEQUENCES_MAX};
 
 /// The longest prompt with its answer, where nobody says otherwise: long enough for documents, and room for several.
@@ -56,9 +57,12 @@ pub(crate) struct Plan {
     pub(crate) bytes: u64,
 }
 
+/// The machine's memory is planned with, of which a GPU needs little.
+const GPU_ADVICE: &str = "; where a GPU computes, say its own memory with `--memory`, and `--gpu-layers` where not all layers fit";
+
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the model needs about {} ({} weights, {}{} to compute), and there are {}: take a smaller model{}, or {}",
+    "the model needs about {} ({} weights, {}{} to compute), and there are {}: take a smaller model{}, or {}{}",
     shown(needs.all()),
     shown(needs.weights),
     if needs.cells > 0 {
@@ -69,7 +73,8 @@ pub(crate) struct Plan {
     shown(needs.buffers),
     shown(*has),
     if *is_told { ", give it more `--memory`" } else { "" },
-    if needs.cells > 0 { "fewer `--slots` and a shorter `--context`" } else { "a shorter `--context`" }
+    if needs.cells > 0 { "fewer `--slots` and a shorter `--context`" } else { "a shorter `--context`" },
+    if IS_FOR_GPUS { GPU_ADVICE } else { "" }
 )]
 pub(crate) struct NoRoom {
     needs: Needs,

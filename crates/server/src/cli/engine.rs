@@ -52,7 +52,7 @@ pub(super) struct Engine {
     /// Layers that a GPU computes [default: all, where the build and the machine have one]
     #[arg(long, value_name = "COUNT")]
     gpu_layers: Option<u32>,
-    /// The most memory to use, in MiB [default: what is available]
+    /// The most memory to use, in MiB; of a GPU that computes, its own [default: 7/8 of what the machine has left]
     #[arg(long, value_name = "MIB")]
     memory: Option<u64>,
 }
