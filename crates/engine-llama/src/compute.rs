@@ -9,7 +9,7 @@ mod talk;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -72,6 +72,10 @@ pub(crate) struct Load {
     pub(crate) is_unified: AtomicU64,
     /// Of the longest step lately, in milliseconds.
     pub(crate) step_millis: AtomicU64,
+    /// The thread waits for something to do: that is no stall, whoever still reads an answer.
+    pub(crate) is_idle: AtomicBool,
+    /// Cells are being made, which takes as long as clearing so much memory.
+    pub(crate) is_making_room: AtomicBool,
 }
 
 /// A step is sized to end within this: nothing can be cancelled in the middle of one.
@@ -153,7 +157,10 @@ impl<'model> Computing<'model> {
     fn take_orders(&mut self, orders: &mut mpsc::Receiver<Order>) -> bool {
         self.publish();
         if self.schedule.is_idle() && self.embeddings.is_idle() && self.endings.is_empty() {
-            let Some(order) = orders.blocking_recv() else { return false };
+            self.load.is_idle.store(true, Ordering::Relaxed);
+            let order = orders.blocking_recv();
+            self.load.is_idle.store(false, Ordering::Relaxed);
+            let Some(order) = order else { return false };
             self.take(order);
             self.gather(orders);
         }
@@ -263,8 +270,10 @@ impl<'model> Computing<'model> {
         self.schedule.set_closed(!suits);
         if !suits && self.schedule.live_count() == 0 {
             let waiting = self.schedule.take_waiting();
+            self.load.is_making_room.store(true, Ordering::Relaxed);
             self.session = None;
             self.session = Some(self.resources.session(self.model, wanted)?);
+            self.load.is_making_room.store(false, Ordering::Relaxed);
             self.computed_before += self.schedule.computed();
             self.schedule = Schedule::new(wanted, self.fitting_step_len());
             for question in waiting {

@@ -50,6 +50,8 @@ pub enum Place {
 const STALL_LEAST: Duration = Duration::from_secs(20);
 /// And neither is one that takes so many times what the last one took.
 const STALL_FACTOR: u32 = 10;
+/// Cells of many gigabytes are cleared before they are used.
+const ROOM_WITHIN: Duration = Duration::from_mins(10);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Most steps end within 2 s; a model that is being loaded may take longer, and is not waited for.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
@@ -209,13 +211,18 @@ async fn watch(engine: &Engine) -> anyhow::Error {
         tokio::time::sleep(LOOK_EVERY).await;
         let load = &engine.load;
         let now = load.steps.load(Ordering::Relaxed);
-        let is_idle = !engine.ready().is_ok_and(Ready::has_work);
+        let is_idle =
+            load.is_idle.load(Ordering::Relaxed) || !engine.ready().is_ok_and(Ready::has_work);
         if is_idle || now != steps {
             (steps, since) = (now, Instant::now());
             continue;
         }
         let last = Duration::from_millis(load.step_millis.load(Ordering::Relaxed));
-        let limit = STALL_LEAST.max(last * STALL_FACTOR);
+        let limit = if load.is_making_room.load(Ordering::Relaxed) {
+            ROOM_WITHIN
+        } else {
+            STALL_LEAST.max(last * STALL_FACTOR)
+        };
         if since.elapsed() > limit {
             return anyhow::anyhow!(
                 "the computing is stuck: no step has ended for {} s",
