@@ -86,11 +86,15 @@ pub(crate) struct Walk(Matcher);
 
 impl Walk {
     /// The tokens that must follow.
-    pub(crate) fn forced(&mut self) -> Vec<Token> {
+    pub(crate) fn forced(&mut self) -> Result<Vec<Token>, String> {
         if self.0.is_stopped() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        self.0.compute_ff_tokens().into_iter().map(|token| Token(token as i32)).collect()
+        let tokens = self.0.compute_ff_tokens();
+        match self.0.get_error() {
+            Some(error) => Err(error),
+            None => Ok(tokens.into_iter().map(|token| Token(token as i32)).collect()),
+        }
     }
 
     /// The tokens that may follow.
@@ -105,7 +109,7 @@ impl Walk {
 
     /// The answer is whole, and nothing may follow.
     pub(crate) fn is_over(&self) -> bool {
-        self.0.is_stopped()
+        self.0.is_stopped() && !self.0.is_error()
     }
 }
 

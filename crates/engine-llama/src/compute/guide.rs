@@ -32,7 +32,7 @@ impl Guide {
         match self {
             Self::Free => Ok(Vec::new()),
             Self::Grammar(walk) => {
-                let mut tokens = if room == 0 { Vec::new() } else { walk.forced() };
+                let mut tokens = if room == 0 { Vec::new() } else { walk.forced()? };
                 tokens.truncate(room);
                 if let Some(end) = tokens.iter().position(|token| ends(*token)) {
                     tokens.truncate(end);
