@@ -34,12 +34,13 @@ impl Download {
         self
     }
 
+    pub(super) fn call(&self) -> Call {
+        let call = Call::get(&self.path).from(self.offset);
+        if self.offset > 0 || self.patience == Patience::Long { call.patient() } else { call }
+    }
+
     fn open(&mut self) -> io::Result<BodyReader<'static>> {
-        let mut call = Call::get(&self.path).from(self.offset);
-        if self.offset > 0 || self.patience == Patience::Long {
-            call = call.patient();
-        }
-        let response = self.client.send(&call).map_err(io::Error::other)?;
+        let response = self.client.send(&self.call()).map_err(io::Error::other)?;
         let is_partial = response.status() == http::StatusCode::PARTIAL_CONTENT;
         let mut reader = response.into_body().into_with_config().limit(u64::MAX).reader();
         if !is_partial && self.offset > 0 {

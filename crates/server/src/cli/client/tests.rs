@@ -113,20 +113,10 @@ fn a_download_goes_on_where_it_broke_off() {
 /// The server restarts just when its batch has ended.
 #[test]
 fn only_a_patient_download_waits_for_its_beginning() {
-    let gone = Scripted::start(Vec::new());
-    let client = gone.client();
-    let address = client.base().trim_start_matches("http://").to_owned();
-    gone.requests();
-    let mut text = String::new();
-    let error = Download::of_file(&client, "file-1").read_to_string(&mut text).unwrap_err();
-    assert!(error.to_string().contains("no server answers"), "{error}");
-    let waiting = std::thread::spawn(move || {
-        let mut text = String::new();
-        Download::of_file(&client, "file-1").patient().read_to_string(&mut text).map(|_| text)
-    });
-    let back = Scripted::at(&address, vec![json(200, "", "0123456789")]);
-    assert_eq!(waiting.join().unwrap().unwrap(), "0123456789");
-    assert_eq!(back.requests().len(), 1);
+    let client = Client::new("http://127.0.0.1:1", None, Screen::new(true)).unwrap();
+    let download = Download::of_file(&client, "file-1");
+    assert_eq!(download.call().patience, Patience::Brief);
+    assert_eq!(download.patient().call().patience, Patience::Long);
 }
 
 #[test]

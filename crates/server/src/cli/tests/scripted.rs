@@ -24,11 +24,7 @@ pub(in crate::cli) fn json(status: u16, headers: &str, body: &str) -> String {
 impl Scripted {
     /// Answers so many requests, and no more.
     pub(in crate::cli) fn start(answers: Vec<String>) -> Self {
-        Self::at("127.0.0.1:0", answers)
-    }
-
-    pub(in crate::cli) fn at(address: &str, answers: Vec<String>) -> Self {
-        let listener = TcpListener::bind(address).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let serve = move || {
             answers.into_iter().map(|answer| one(&listener.accept().unwrap().0, &answer)).collect()
