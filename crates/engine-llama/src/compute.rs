@@ -103,6 +103,7 @@ pub(crate) fn run(
     ready();
     loop {
         if !thread.take_orders(&mut orders) {
+            thread.stop(orders);
             return Ok(());
         }
         thread.suit_layout()?;
@@ -211,6 +212,30 @@ impl<'model> Computing<'model> {
                 self.embeddings.forget(id);
             }
         }
+    }
+
+    /// Tells all who wait to come again: what is not answered is charged to nobody.
+    fn stop(self, mut orders: mpsc::Receiver<Order>) {
+        orders.close();
+        // What is under way to a closed channel arrives before its end.
+        while let Some(order) = orders.blocking_recv() {
+            // Both have room for one, and this is the one.
+            match order {
+                Order::Generate(_, _, said) => {
+                    let _ = said.try_send(Said::Refused(refusal::stopping()));
+                }
+                Order::Embed(_, _, reply) => {
+                    let _ = reply.try_send(Err(refusal::stopping()));
+                }
+                Order::Forget(_) | Order::Stop => {}
+            }
+        }
+        let unfinished = self.talks.into_values().map(|talk| talk.refuse(refusal::stopping()));
+        for (said, mut rest) in self.endings.into_iter().chain(unfinished) {
+            // Who has not even taken what was said before loses the connection with the process.
+            talk::deliver(&said, &mut rest);
+        }
+        self.embeddings.stop();
     }
 
     fn turn(&mut self) -> Result<(), ComputeError> {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use overnight_domain::time::UnixTime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc};
 
 use crate::compute::Load;
 use crate::dialect::generation::FormAsked;
@@ -85,7 +85,10 @@ impl Ready {
 
     fn permit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         let permit = Arc::clone(&self.permits).try_acquire_owned();
-        permit.map_err(|_| refusal::queue_full(self.permits_max))
+        permit.map_err(|error| match error {
+            TryAcquireError::NoPermits => refusal::queue_full(self.permits_max),
+            TryAcquireError::Closed => refusal::stopping(),
+        })
     }
 }
 
@@ -116,19 +119,26 @@ impl Engine {
         let (tx, mut reply) = mpsc::channel::<Embedded>(1);
         let mut hold = self.hold(permit);
         self.order(Order::Embed(hold.id, inputs, tx)).await?;
-        let embedded = reply.recv().await.ok_or_else(gone)?;
+        let Some(embedded) = reply.recv().await else { return end_of_process().await };
         hold.is_over = true;
-        embedded.map_err(|what| refusal::failed(&what))
+        embedded
     }
 
-    /// The computing is to end with its step; nothing that is asked from now on is answered.
+    /// The computing is to end with its step. Whoever waits, and whoever asks from now on, is told to come again.
     pub(crate) async fn stop(&self) {
+        if let Some(ready) = self.ready.get() {
+            ready.permits.close();
+        }
         // Where nobody takes orders it has ended.
-        let _ = self.order(Order::Stop).await;
+        let _ = self.orders.send(Order::Stop).await;
     }
 
     async fn order(&self, order: Order) -> Result<(), Refusal> {
-        self.orders.send(order).await.map_err(|_| gone())
+        if self.orders.send(order).await.is_ok() {
+            return Ok(());
+        }
+        let is_stopping = self.ready.get().is_some_and(|ready| ready.permits.is_closed());
+        if is_stopping { Err(refusal::stopping()) } else { end_of_process().await }
     }
 
     fn hold(&self, permit: OwnedSemaphorePermit) -> Hold {
@@ -137,9 +147,10 @@ impl Engine {
     }
 }
 
-/// The process is about to end for the reason that its log says.
-fn gone() -> Refusal {
-    refusal::failed("the computing has ended; the log of the engine says why")
+/// The computing has failed, and the process ends with it: `serve` returns what went wrong. Until then nothing is
+/// answered: an answer would charge an attempt to all who were in flight, a lost connection charges nobody.
+async fn end_of_process<T>() -> T {
+    std::future::pending().await
 }
 
 /// A question's place in the engine. Dropped before its end, it is forgotten there.
@@ -183,7 +194,7 @@ impl Asking {
                 self.hold.is_over = true;
                 Err(refusal)
             }
-            None => Err(gone()),
+            None => end_of_process().await,
         }
     }
 
@@ -199,5 +210,42 @@ impl Asking {
                 Next::End(ending) => return Ok((all, ending)),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    fn asking(said: mpsc::Receiver<Said>, orders: &mpsc::Sender<Order>) -> Asking {
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let hold = Hold { id: QuestionId(0), orders: orders.clone(), is_over: false, _permit: permit };
+        Asking { hold, said }
+    }
+
+    /// A failed step was answered with a 500 to all in flight, each of whom it cost an attempt.
+    #[test]
+    fn nobody_is_answered_when_the_computing_fails() {
+        let (orders, taken) = mpsc::channel(4);
+        let (tx, said) = mpsc::channel(4);
+        let mut asking = asking(said, &orders);
+        let piece = Piece { text: "a".to_owned(), ..Piece::default() };
+        tx.try_send(Said::Piece(piece)).unwrap();
+        drop((tx, taken));
+        assert!(matches!(asking.next().now_or_never(), Some(Ok(Next::Piece(_)))));
+        assert!(asking.next().now_or_never().is_none());
+        let engine = Engine::new("m".into(), || UnixTime::from_millis(0), orders);
+        assert!(engine.order(Order::Forget(QuestionId(0))).now_or_never().is_none());
+    }
+
+    #[test]
+    fn a_stop_is_a_refusal_that_passes() {
+        let (orders, _taken) = mpsc::channel(4);
+        let (tx, said) = mpsc::channel(4);
+        tx.try_send(Said::Refused(refusal::stopping())).unwrap();
+        let refused = asking(said, &orders).all().now_or_never().unwrap().unwrap_err();
+        assert!(refused.is_passing() && refused.status == 503);
     }
 }

@@ -65,7 +65,7 @@ pub(crate) enum Order {
     Embed(QuestionId, Vec<Arc<[Token]>>, mpsc::Sender<Embedded>),
     /// Nobody listens any more.
     Forget(QuestionId),
-    /// The process is about to end.
+    /// The process is about to end: whoever waits is told to come again.
     Stop,
 }
 
@@ -109,4 +109,4 @@ pub(crate) struct Ending {
 }
 
 /// The embeddings of all inputs in their order, or why there are none.
-pub(crate) type Embedded = Result<Vec<Vec<f32>>, String>;
+pub(crate) type Embedded = Result<Vec<Vec<f32>>, Refusal>;

@@ -161,6 +161,11 @@ pub(crate) fn loading() -> Refusal {
     Refusal { code: Some("loading"), ..Refusal::new(503, "unavailable_error", "Loading model") }
 }
 
+pub(crate) fn stopping() -> Refusal {
+    let message = "the engine is being stopped: send this again once it is back";
+    Refusal { code: Some("stopping"), ..Refusal::new(503, "unavailable_error", message) }
+}
+
 pub(crate) fn queue_full(max: usize) -> Refusal {
     let message = format!("{max} requests are waiting or being answered, which is all the engine takes");
     Refusal { code: Some("queue_full"), ..Refusal::new(429, "rate_limit_exceeded", message) }

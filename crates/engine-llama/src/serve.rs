@@ -80,7 +80,8 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> anyhow::
     );
     let (orders, taken) = mpsc::channel(ORDERS_MAX);
     let engine = Arc::new(Engine::new(options.name.as_str().into(), options.now, orders));
-    let (served, _socket) = listen(&options.place, Arc::clone(&engine)).await?;
+    let (close, closed) = oneshot::channel();
+    let (mut served, _socket) = listen(&options.place, Arc::clone(&engine), closed).await?;
     let generates = model_files.shape.generates();
     let load = Arc::clone(&engine.load);
     let computing = Computing { options, plan, threads, generates, load };
@@ -93,32 +94,51 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> anyhow::
         watch(&engine).await
     };
     tokio::select! {
-        served = served => served.context("the socket failed"),
+        served = &mut served => served.context("the socket failed"),
         ended = &mut ended => ended.unwrap_or_else(|_| bail!("the computing thread died")),
         stalled = ready => Err(stalled),
         () = stop => {
-            // llama.cpp's own statics are taken down with the process: whoever still computes then crashes it.
-            let stopped = async { engine.stop().await; ended.await };
-            match tokio::time::timeout(STOP_WITHIN, stopped).await {
-                Ok(Ok(ended)) => ended,
-                Ok(Err(_)) => bail!("the computing thread died"),
-                Err(_) => Ok(()),
-            }
+            drop(close);
+            end(&engine, ended, served).await
         }
     }
 }
 
+/// All who wait are told to come again. llama.cpp's own statics are taken down with the process: whoever still computes
+/// then crashes it.
+async fn end(engine: &Engine, ended: Ended, served: Served) -> anyhow::Result<()> {
+    let stopped = async {
+        engine.stop().await;
+        ended.await.unwrap_or_else(|_| bail!("the computing thread died"))
+    };
+    let told = async {
+        let (ended, served) = tokio::join!(stopped, served);
+        ended.and(served.context("the socket failed"))
+    };
+    tokio::time::timeout(STOP_WITHIN, told).await.unwrap_or(Ok(()))
+}
+
 type Served = std::pin::Pin<Box<dyn Future<Output = std::io::Result<()>> + Send>>;
 
-async fn listen(place: &Place, engine: Arc<Engine>) -> anyhow::Result<(Served, Option<Socket>)> {
+/// Once `closed` comes nobody is accepted, and it ends when all connections have.
+async fn listen(
+    place: &Place,
+    engine: Arc<Engine>,
+    closed: oneshot::Receiver<()>,
+) -> anyhow::Result<(Served, Option<Socket>)> {
     let app = router(engine);
+    let closed = async {
+        // Nothing is ever sent: the other end is dropped.
+        let _ = closed.await;
+    };
     match place {
         Place::Address(address) => {
             let listener = TcpListener::bind(address)
                 .await
                 .with_context(|| format!("failed to listen on `{address}`"))?;
             tracing::info!("listening on http://{}", listener.local_addr()?);
-            Ok((Box::pin(async move { axum::serve(listener, app).await }), None))
+            let served = axum::serve(listener, app).with_graceful_shutdown(closed);
+            Ok((Box::pin(served.into_future()), None))
         }
         Place::Socket(path) => {
             forget_stale(path).await?;
@@ -126,7 +146,8 @@ async fn listen(place: &Place, engine: Arc<Engine>) -> anyhow::Result<(Served, O
                 .with_context(|| format!("failed to listen on `{}`", path.display()))?;
             tracing::info!("listening on {}", path.display());
             let socket = Socket(path.clone());
-            Ok((Box::pin(async move { axum::serve(listener, app).await }), Some(socket)))
+            let served = axum::serve(listener, app).with_graceful_shutdown(closed);
+            Ok((Box::pin(served.into_future()), Some(socket)))
         }
     }
 }
@@ -211,8 +232,7 @@ async fn watch(engine: &Engine) -> anyhow::Error {
         tokio::time::sleep(LOOK_EVERY).await;
         let load = &engine.load;
         let now = load.steps.load(Ordering::Relaxed);
-        let is_idle =
-            load.is_idle.load(Ordering::Relaxed) || !engine.ready().is_ok_and(Ready::has_work);
+        let is_idle = load.is_idle.load(Ordering::Relaxed) || !engine.ready().is_ok_and(Ready::has_work);
         if is_idle || now != steps {
             (steps, since) = (now, Instant::now());
             continue;

@@ -11,6 +11,7 @@ use super::{Load, Resources, STEP_LEN_MIN, STEP_WITHIN};
 use crate::inputs::{Input, InputQueue};
 use crate::llama::{ComputeError, Embedder, EmbedderShape, Model};
 use crate::question::Embedded;
+use crate::refusal;
 use crate::token::{QuestionId, Token};
 
 /// Inputs of one step at most: each is a sequence of the context.
@@ -56,7 +57,7 @@ impl<'model> Embeddings<'model> {
             let what =
                 format!("an input of {longest} tokens, where 1 to {} fit", self.resources.embed_len);
             // Nobody listens any more: then nobody is told.
-            let _ = reply.try_send(Err(what));
+            let _ = reply.try_send(Err(refusal::failed(&what)));
             return;
         }
         self.asked.insert(id, Asked { done: vec![None; inputs.len()], reply });
@@ -68,6 +69,14 @@ impl<'model> Embeddings<'model> {
     pub(super) fn forget(&mut self, id: QuestionId) {
         self.asked.remove(&id);
         self.waiting.forget(id);
+    }
+
+    /// Tells all who wait to come again.
+    pub(super) fn stop(self) {
+        for asked in self.asked.into_values() {
+            // It has room for one, and this is the one.
+            let _ = asked.reply.try_send(Err(refusal::stopping()));
+        }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -169,7 +178,7 @@ impl<'model> Embeddings<'model> {
     fn refuse_all(&mut self, what: &str) {
         for asked in std::mem::take(&mut self.asked).into_values() {
             // Nobody listens any more: then nobody is told.
-            let _ = asked.reply.try_send(Err(what.to_owned()));
+            let _ = asked.reply.try_send(Err(refusal::failed(what)));
         }
         self.waiting = InputQueue::default();
     }

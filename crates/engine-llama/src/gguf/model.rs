@@ -142,9 +142,9 @@ impl Shape {
             "eagle3" | "dflash" | "gemma4-assistant" => {
                 Some("it drafts for another model and does not answer by itself: use that one")
             }
-            "clip" | "wavtokenizer-dec" | "qwen3tts" | "pockettts" | "clef" => {
-                Some("it is a part for images, sound or scores and makes no texts: use one that was made for texts")
-            }
+            "clip" | "wavtokenizer-dec" | "qwen3tts" | "pockettts" | "clef" => Some(
+                "it is a part for images, sound or scores and makes no texts: use one that was made for texts",
+            ),
             _ => None,
         }
     }

@@ -94,6 +94,44 @@ async fn a_slow_reader_keeps_nobody_waiting_and_misses_nothing() {
     engine.stop().await;
 }
 
+/// They were answered 500, which costs an attempt.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_when_it_stops_is_told_to_come_again() {
+    let mut engine = Engine::start(8_192, 1).await;
+    let schema = json!({"type": "string", "minLength": 2_000, "pattern": "^[a-z]*$"});
+    let long = json!({"max_tokens": 8_000,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}});
+    let mut asked = Vec::new();
+    for _ in 0..16 {
+        let body = chat("x", long.clone()).to_string();
+        asked.push(engine.connect("POST", "/v1/chat/completions", &body).await);
+    }
+    let texts = json!({"model": "random", "input": vec!["a"; 500]}).to_string();
+    asked.push(engine.connect("POST", "/v1/embeddings", &texts).await);
+    let taken = async {
+        while engine.metric("embedded_tokens_total").await < 1.0
+            || engine.metric("requests_waiting").await < 4.0
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), taken).await.expect("they are there");
+    engine.begin_stop();
+    let mut refused = 0;
+    for stream in asked {
+        let answer = engine.read(stream).await;
+        // Who comes to an end before is up to the machine.
+        if answer.status != 200 {
+            let (status, code, _) = answer.refusal();
+            let told = (status, code.as_str(), answer.header("retry-after"));
+            assert_eq!(told, (503, "stopping", Some("1")), "{}", answer.text);
+            refused += 1;
+        }
+    }
+    assert!(refused > 0, "all were answered: nobody was there when it stopped");
+    engine.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_sent_is_answered_in_the_dialect() {
     let engine = Engine::start(256, 1).await;

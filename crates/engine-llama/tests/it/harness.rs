@@ -130,8 +130,13 @@ impl Engine {
         engine
     }
 
-    pub(crate) async fn stop(mut self) {
+    /// It is to end; what was asked of it can still be read.
+    pub(crate) fn begin_stop(&mut self) {
         drop(self.stop.take());
+    }
+
+    pub(crate) async fn stop(mut self) {
+        self.begin_stop();
         self.served.await.unwrap().unwrap();
     }
 
