@@ -61,17 +61,27 @@ impl Grammars {
         let mut matcher = Matcher::new(Ok(parser.map_err(|error| told(&error))?));
         // Whether anything can be said at all shows with the first token.
         matcher.compute_mask_or_eos().map_err(|error| told(&error))?;
-        Ok(Grammar(Arc::new(matcher)))
+        let start = Walk(matcher.deep_clone()).forced()?;
+        Ok(Grammar { matcher: Arc::new(matcher), start: start.into() })
     }
 }
 
 /// A schema that was compiled. Each answer walks through a copy of its own, so that none is the other's limit.
 #[derive(Clone)]
-pub(crate) struct Grammar(Arc<Matcher>);
+pub(crate) struct Grammar {
+    matcher: Arc<Matcher>,
+    start: Arc<[Token]>,
+}
 
 impl Grammar {
+    /// The tokens that every answer begins with.
+    pub(crate) fn start(&self) -> &[Token] {
+        &self.start
+    }
+
+    /// Takes as much memory as the schema asks for.
     pub(crate) fn walk(&self) -> Walk {
-        Walk(self.0.deep_clone())
+        Walk(self.matcher.deep_clone())
     }
 }
 

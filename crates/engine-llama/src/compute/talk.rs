@@ -105,6 +105,9 @@ impl Talk {
         session: &mut Session<'_>,
         row: usize,
     ) -> Result<Next, ComputeError> {
+        if let Err(why) = self.guide.begin() {
+            return Ok(Next::Refused(refusal::cannot_follow(&why)));
+        }
         if self.speech.has_stopped() || self.guide.is_over() {
             return Ok(Next::Ended);
         }
@@ -141,6 +144,7 @@ impl Talk {
     ) -> Result<Result<Token, String>, ComputeError> {
         match &mut self.guide {
             Guide::Free => session.choose(row, &mut self.chooser).map(Ok),
+            Guide::Ahead(..) => unreachable!("with the first logits it has begun"),
             Guide::Grammar(walk) => {
                 let allowed = match walk.allowed() {
                     Ok(allowed) => allowed,
