@@ -1,6 +1,7 @@
 //! The only module that touches llama.cpp. Every id, position and length is checked here before it crosses over: what
 //! is wrong there is a crash or another question's answer.
 
+mod depth;
 mod embedder;
 
 use std::num::NonZeroU32;
@@ -27,6 +28,7 @@ use crate::question::{Sampling, TokenLogprob};
 use crate::schedule::{Change, Layout, Row, Step};
 use crate::token::Token;
 
+pub(crate) use depth::{LINE_LEN_MAX, TextError};
 pub(crate) use embedder::{Embedder, EmbedderShape};
 
 /// The computing failed. What is in the context is not to be trusted any more.
@@ -50,9 +52,12 @@ pub(crate) enum ComputeError {
 }
 
 /// A loaded model.
+#[expect(clippy::struct_field_names, reason = "it is what llama.cpp calls the model")]
 pub(crate) struct Model {
     model: LlamaModel,
     is_on_gpu: bool,
+    /// How deep the stack gets depends on the text.
+    cuts_deep: bool,
 }
 
 /// llama.cpp has one state for a process, whoever is the first to need it.
@@ -94,7 +99,10 @@ impl Model {
         } else if IS_FOR_GPUS && gpu_layers > 0 {
             tracing::warn!("this build is for GPUs and has found none: the processor computes");
         }
-        Ok(Self { model, is_on_gpu })
+        let meta = |key: &str| model.meta_val_str(key).ok();
+        let (kind, pre) = (meta("tokenizer.ggml.model"), meta("tokenizer.ggml.pre"));
+        let cuts_deep = depth::is_deep(kind.as_deref(), pre.as_deref());
+        Ok(Self { model, is_on_gpu, cuts_deep })
     }
 
     pub(crate) const fn is_on_gpu(&self) -> bool {
@@ -102,23 +110,30 @@ impl Model {
     }
 
     /// Special tokens in the text count as such only when `has_specials`: in what a chat template has rendered.
-    pub(crate) fn tokenize(&self, text: &str, adds_start: bool, has_specials: bool) -> Vec<Token> {
-        let tokens = self.model.vocab().tokenize(text.as_bytes(), adds_start, has_specials);
-        tokens.into_iter().map(|token| Token(token.0)).collect()
+    pub(crate) fn tokenize(
+        &self,
+        text: &str,
+        adds_start: bool,
+        has_specials: bool,
+    ) -> Result<Vec<Token>, TextError> {
+        let work = || self.model.vocab().tokenize(text.as_bytes(), adds_start, has_specials);
+        let tokens = if self.cuts_deep { depth::with_stack(text, work)? } else { work() };
+        Ok(tokens.into_iter().map(|token| Token(token.0)).collect())
     }
 
-    /// A text as it goes on from another one; none where the vocabulary has no tokens for exactly these bytes.
+    /// A text as it goes on from another one; none where the vocabulary has no tokens for exactly these bytes, or
+    /// the text cannot be cut into any.
     pub(crate) fn continuation(&self, text: &str) -> Option<Vec<Token>> {
         let is_same = |tokens: &[Token]| {
             let bytes: Vec<u8> = tokens.iter().flat_map(|token| self.piece(*token)).collect();
             bytes == text.as_bytes()
         };
-        let tokens = self.tokenize(text, false, false);
+        let tokens = self.tokenize(text, false, false).ok()?;
         if is_same(&tokens) {
             return Some(tokens);
         }
         // Some vocabularies begin every text with a space: it is left before a character that joins no other.
-        let tokens = self.tokenize(&format!("\u{2}{text}"), false, false);
+        let tokens = self.tokenize(&format!("\u{2}{text}"), false, false).ok()?;
         (0..tokens.len()).map(|from| &tokens[from..]).find(|rest| is_same(rest)).map(<[Token]>::to_vec)
     }
 

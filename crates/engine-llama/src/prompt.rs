@@ -10,6 +10,7 @@ use crate::dialect::completion::{CompletionAsked, Prompt};
 use crate::dialect::embedding::{EmbeddingAsked, Input};
 use crate::dialect::generation::{Asked, FormAsked};
 use crate::engine::Ready;
+use crate::llama::{LINE_LEN_MAX, TextError};
 use crate::question::{Form, Generation};
 use crate::refusal::{self, Refusal};
 use crate::template::{Given, left_out};
@@ -38,14 +39,14 @@ impl Ready {
         }
         // Most templates write the start token themselves.
         let adds_start = !template.has_start(&text);
-        let prompt = self.model.tokenize(&text, adds_start, true);
+        let prompt = self.tokens(&text, adds_start, true, "messages")?;
         self.generation(prompt, chat.asked, "messages")
     }
 
     pub(crate) fn completion(&self, completion: CompletionAsked) -> Result<Generation, Refusal> {
         self.must_generate()?;
         let prompt = match completion.prompt {
-            Prompt::Text(text) | Prompt::Texts([text]) => self.model.tokenize(&text, true, true),
+            Prompt::Text(text) | Prompt::Texts([text]) => self.tokens(&text, true, true, "prompt")?,
             Prompt::Tokens(tokens) => self.own_tokens(tokens, "prompt")?,
         };
         self.generation(prompt, completion.asked, "prompt")
@@ -53,6 +54,20 @@ impl Ready {
 
     fn must_generate(&self) -> Result<(), Refusal> {
         if self.generates { Ok(()) } else { Err(refusal::no_generation()) }
+    }
+
+    fn tokens(
+        &self,
+        text: &str,
+        adds_start: bool,
+        has_specials: bool,
+        param: &str,
+    ) -> Result<Vec<Token>, Refusal> {
+        let tokens = self.model.tokenize(text, adds_start, has_specials);
+        tokens.map_err(|error| match error {
+            TextError::Line(len) => refusal::long_line(param, len, LINE_LEN_MAX),
+            TextError::Stack(_) => refusal::no_stack(&error),
+        })
     }
 
     fn own_tokens(&self, tokens: Vec<i32>, param: &str) -> Result<Vec<Token>, Refusal> {
@@ -111,7 +126,7 @@ impl Ready {
         let mut inputs = Inputs::default();
         for (index, input) in asked.inputs.iter().enumerate() {
             let mut tokens = match input {
-                Input::Text(text) => self.model.tokenize(text, true, false),
+                Input::Text(text) => self.tokens(text, true, false, "input")?,
                 Input::Tokens(tokens) => self.own_tokens(tokens.clone(), "input")?,
             };
             if tokens.is_empty() {

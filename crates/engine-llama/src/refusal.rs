@@ -142,6 +142,18 @@ pub(crate) fn too_long(param: &str, len: usize, len_max: usize) -> Refusal {
     Refusal::bad("context_length_exceeded", message).of(param)
 }
 
+pub(crate) fn long_line(param: &str, len: usize, len_max: usize) -> Refusal {
+    let message = format!(
+        "a line of the text has {len} characters, and with this model's vocabulary at most {len_max} can be cut into \
+         tokens: break it into shorter lines"
+    );
+    Refusal::bad("line_too_long", message).of(param)
+}
+
+pub(crate) fn no_stack(what: &dyn std::fmt::Display) -> Refusal {
+    Refusal { code: Some("memory_short"), ..Refusal::new(503, "unavailable_error", what.to_string()) }
+}
+
 pub(crate) fn unknown_model(asked: &str, ours: &str) -> Refusal {
     let message = format!("The model '{}' does not exist here; this engine has '{ours}'.", shown(asked));
     Refusal { code: Some("model_not_found"), ..Refusal::new(404, "invalid_request_error", message) }

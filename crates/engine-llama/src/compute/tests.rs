@@ -46,7 +46,7 @@ fn prompts(model: &Model) -> Vec<Arc<[Token]>> {
         let values = BTreeMap::new();
         let now = UnixTime::from_millis(0);
         let given = Given { messages: &messages, tools: &[], values: &values, now };
-        model.tokenize(&template.render(&given).unwrap(), false, true).into()
+        model.tokenize(&template.render(&given).unwrap(), false, true).unwrap().into()
     };
     documents().iter().map(prompt).collect()
 }

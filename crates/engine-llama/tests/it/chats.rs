@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::gguf::Sketch;
 use crate::harness::{Engine, content};
 
 const GREEDY: f64 = 0.0;
@@ -28,6 +29,33 @@ async fn a_chat_is_answered_whole_and_as_a_stream_alike() {
     let reason = &events[events.len() - 2]["choices"][0]["finish_reason"];
     assert_eq!(*reason, whole["choices"][0]["finish_reason"]);
     engine.stop().await;
+}
+
+/// With the vocabularies of Mistral and GPT-4o a line of ten thousand letters ended the process: it was cut by an
+/// expression that calls itself for each of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_line_ends_no_process_whatever_cuts_it() {
+    for pre in ["tekken", "gpt-4o"] {
+        let engine = Engine::sketch(&Sketch { pre, ..Sketch::llama(256) }).await;
+        let line = "a".repeat(64 * 1024);
+        let asked = json!({"prompt": line, "max_tokens": 1});
+        let (_, code, message) = engine.post("/v1/completions", &asked).await.refusal();
+        assert_eq!(code, "context_length_exceeded", "{message}");
+        assert!(message.contains("6553"), "{message}");
+        let (_, code, message) = engine.chat(&line, json!({"max_tokens": 1})).await.refusal();
+        assert_eq!(code, "context_length_exceeded", "{message}");
+        let asked = json!({"input": line});
+        let (_, code, message) = engine.post("/v1/embeddings", &asked).await.refusal();
+        assert_eq!(code, "context_length_exceeded", "{message}");
+        let asked = json!({"prompt": line.repeat(5), "max_tokens": 1});
+        let (status, code, message) = engine.post("/v1/completions", &asked).await.refusal();
+        assert_eq!((status, code.as_str()), (400, "line_too_long"), "{message}");
+        // What has to be answered is cut, too.
+        let schema = json!({"type": "string", "const": line});
+        let format = json!({"type": "json_schema", "json_schema": {"name": "long", "schema": schema}});
+        engine.chat("x", json!({"max_tokens": 4, "response_format": format})).await.ok();
+        engine.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

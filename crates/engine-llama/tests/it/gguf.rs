@@ -141,6 +141,8 @@ pub(crate) struct Sketch<'a> {
     pub(crate) pooling: Option<u32>,
     /// A vocabulary that begins every text with a space.
     pub(crate) has_spaces: bool,
+    /// How texts are cut into words before the vocabulary is asked.
+    pub(crate) pre: &'a str,
 }
 
 impl Sketch<'static> {
@@ -153,6 +155,7 @@ impl Sketch<'static> {
             is_q8: false,
             pooling: None,
             has_spaces: false,
+            pre: "gpt-2",
         }
     }
 
@@ -188,7 +191,7 @@ pub(crate) fn write(path: &Path, context_len: u32) {
 }
 
 /// One token for each byte, one of two letters, and those of ChatML.
-fn words_of_bytes() -> Vec<(&'static str, Member<'static>)> {
+fn words_of_bytes(pre: &str) -> Vec<(&'static str, Member<'_>)> {
     let letters = letters();
     let (left, right) = (&letters[usize::from(b't')], &letters[usize::from(b'h')]);
     let (merged, merges) = (format!("{left}{right}"), vec![format!("{left} {right}")]);
@@ -198,7 +201,7 @@ fn words_of_bytes() -> Vec<(&'static str, Member<'static>)> {
     assert_eq!(tokens.len() as u64, VOCABULARY);
     vec![
         ("model", Member::Text("gpt2")),
-        ("pre", Member::Text("gpt-2")),
+        ("pre", Member::Text(pre)),
         ("tokens", Member::Texts(tokens)),
         ("token_type", Member::Numbers(kinds)),
         ("merges", Member::Texts(merges)),
@@ -246,7 +249,7 @@ fn members<'a>(sketch: &Sketch<'a>) -> Vec<(String, Member<'a>)> {
         ("general.file_type".to_owned(), Member::Number(0)),
         ("tokenizer.chat_template".to_owned(), Member::Text(sketch.template)),
     ];
-    let words = if sketch.has_spaces { words_with_spaces() } else { words_of_bytes() };
+    let words = if sketch.has_spaces { words_with_spaces() } else { words_of_bytes(sketch.pre) };
     members.extend(words.into_iter().map(|(name, member)| (format!("tokenizer.ggml.{name}"), member)));
     if let Some(pooling) = sketch.pooling {
         members.push((own("pooling_type"), Member::Number(pooling)));

@@ -4,7 +4,7 @@ use crate::Violation;
 use crate::source::{Source, line_at};
 
 /// Path prefixes that may start tasks or threads, each with its reason.
-const SITES: [(&str, &str); 13] = [
+const SITES: [(&str, &str); 14] = [
     ("crates/server/src/run.rs", "long tasks: the one named JoinSet"),
     ("crates/server/src/api/serve.rs", "connections and drains, owned by the socket's JoinSet"),
     ("crates/server/src/dispatch", "calls in flight, owned by the window's JoinSet"),
@@ -19,6 +19,7 @@ const SITES: [(&str, &str); 13] = [
         "the thread that keeps an engine's output, in a process of its own",
     ),
     ("crates/engine-llama/src/serve.rs", "the computing thread, whose end ends the process"),
+    ("crates/engine-llama/src/llama/depth.rs", "a deeper stack for one text, joined where it starts"),
     ("crates/segment/src/log.rs", "the thread that commits, joined when the log closes"),
     ("crates/segment/src/commit.rs", "the thread that commits, joined when the log closes"),
     (
