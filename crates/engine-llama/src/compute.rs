@@ -72,10 +72,20 @@ pub(crate) struct Load {
     pub(crate) is_unified: AtomicU64,
     /// Of the longest step lately, in milliseconds.
     pub(crate) step_millis: AtomicU64,
-    /// The thread waits for something to do: that is no stall, whoever still reads an answer.
-    pub(crate) is_idle: AtomicBool,
-    /// Cells are being made, which takes as long as clearing so much memory.
-    pub(crate) is_making_room: AtomicBool,
+    /// Nothing is left to do. Somebody may still be reading what was said.
+    pub(crate) is_waiting: AtomicBool,
+    /// A context is being made, which is no step.
+    pub(crate) is_making: AtomicBool,
+}
+
+impl Load {
+    /// While a context is made.
+    fn making<T>(&self, make: impl FnOnce() -> T) -> T {
+        self.is_making.store(true, Ordering::Relaxed);
+        let made = make();
+        self.is_making.store(false, Ordering::Relaxed);
+        made
+    }
 }
 
 /// A step is sized to end within this: nothing can be cancelled in the middle of one.
@@ -158,9 +168,9 @@ impl<'model> Computing<'model> {
     fn take_orders(&mut self, orders: &mut mpsc::Receiver<Order>) -> bool {
         self.publish();
         if self.schedule.is_idle() && self.embeddings.is_idle() && self.endings.is_empty() {
-            self.load.is_idle.store(true, Ordering::Relaxed);
+            self.load.is_waiting.store(true, Ordering::Relaxed);
             let order = orders.blocking_recv();
-            self.load.is_idle.store(false, Ordering::Relaxed);
+            self.load.is_waiting.store(false, Ordering::Relaxed);
             let Some(order) = order else { return false };
             self.take(order);
             self.gather(orders);
@@ -295,10 +305,11 @@ impl<'model> Computing<'model> {
         self.schedule.set_closed(!suits);
         if !suits && self.schedule.live_count() == 0 {
             let waiting = self.schedule.take_waiting();
-            self.load.is_making_room.store(true, Ordering::Relaxed);
-            self.session = None;
-            self.session = Some(self.resources.session(self.model, wanted)?);
-            self.load.is_making_room.store(false, Ordering::Relaxed);
+            let session = self.load.making(|| {
+                self.session = None;
+                self.resources.session(self.model, wanted)
+            });
+            self.session = Some(session?);
             self.computed_before += self.schedule.computed();
             self.schedule = Schedule::new(wanted, self.fitting_step_len());
             for question in waiting {

@@ -79,10 +79,6 @@ impl Ready {
         self.permits_max
     }
 
-    pub(crate) fn has_work(&self) -> bool {
-        self.permits.available_permits() < self.permits_max
-    }
-
     fn permit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         let permit = Arc::clone(&self.permits).try_acquire_owned();
         permit.map_err(|error| match error {

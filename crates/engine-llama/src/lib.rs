@@ -39,6 +39,8 @@ mod speech;
 mod template;
 mod token;
 mod vector;
+#[cfg(feature = "llama")]
+mod watch;
 
 #[cfg(feature = "llama")]
 pub use demo::DemoModel;

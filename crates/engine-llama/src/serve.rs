@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -19,6 +18,7 @@ use crate::machine;
 use crate::memory::{self, Plan, Wishes};
 use crate::question::Order;
 use crate::routes::router;
+use crate::watch::Watch;
 
 /// What the engine is started with.
 #[derive(Debug, Clone)]
@@ -46,12 +46,6 @@ pub enum Place {
     Socket(PathBuf),
 }
 
-/// A step that takes so long is none, whatever was to be expected.
-const STALL_LEAST: Duration = Duration::from_secs(20);
-/// And neither is one that takes so many times what the last one took.
-const STALL_FACTOR: u32 = 10;
-/// Cells of many gigabytes are cleared before they are used.
-const ROOM_WITHIN: Duration = Duration::from_mins(10);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Most steps end within 2 s; a model that is being loaded may take longer, and is not waited for.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
@@ -87,11 +81,11 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> anyhow::
     let computing = Computing { options, plan, threads, generates, load };
     let (loaded, mut ended) = computing.start(taken)?;
     let ready = async {
-        if let Ok(model) = loaded.await {
-            engine.set_ready(Ready::new(model, plan, generates));
-            tracing::info!(model = &*engine.name, "ready");
-        }
-        watch(&engine).await
+        // Where it is not loaded the thread has ended, which says why.
+        let Ok(model) = loaded.await else { return std::future::pending().await };
+        engine.set_ready(Ready::new(model, plan, generates));
+        tracing::info!(model = &*engine.name, "ready");
+        watch(&engine.load).await
     };
     tokio::select! {
         served = &mut served => served.context("the socket failed"),
@@ -225,28 +219,15 @@ impl Computing {
     }
 }
 
-/// Waits until there is work and no step ends; nothing can interrupt one, so the process has to.
-async fn watch(engine: &Engine) -> anyhow::Error {
-    let (mut steps, mut since) = (0, Instant::now());
+/// Waits until the computing is stuck; nothing can interrupt a step, so the process has to end.
+async fn watch(load: &Load) -> anyhow::Error {
+    let mut watch = Watch::new(load, Instant::now());
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let load = &engine.load;
-        let now = load.steps.load(Ordering::Relaxed);
-        let is_idle = load.is_idle.load(Ordering::Relaxed) || !engine.ready().is_ok_and(Ready::has_work);
-        if is_idle || now != steps {
-            (steps, since) = (now, Instant::now());
-            continue;
-        }
-        let last = Duration::from_millis(load.step_millis.load(Ordering::Relaxed));
-        let limit = if load.is_making_room.load(Ordering::Relaxed) {
-            ROOM_WITHIN
-        } else {
-            STALL_LEAST.max(last * STALL_FACTOR)
-        };
-        if since.elapsed() > limit {
+        if let Some(unchanged) = watch.look(load, Instant::now()) {
             return anyhow::anyhow!(
                 "the computing is stuck: no step has ended for {} s",
-                limit.as_secs()
+                unchanged.as_secs()
             );
         }
     }

@@ -161,7 +161,7 @@ impl<'model> Embeddings<'model> {
             is_exact: embeds_exactly,
             threads,
         };
-        match Embedder::new(self.model, shape) {
+        match self.load.making(|| Embedder::new(self.model, shape)) {
             Ok(embedder) => self.embedder = Some(embedder),
             Err(error) => {
                 tracing::error!("{error}");

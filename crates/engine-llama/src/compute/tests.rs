@@ -1,17 +1,16 @@
-//! Whether sharing a beginning changes an answer, with the demo model and the sample documents.
+//! Whether sharing a beginning changes an answer, with the demo model and the sample documents; and how the thread ends.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use minijinja::Value;
 use overnight_domain::time::UnixTime;
 
-use crate::llama::{Model, Session};
-use crate::question::Sampling;
-use crate::schedule::{Change, Layout, Row, Schedule, Step, Waiting};
+use super::*;
+use crate::question::{Form, Generation, Sampling};
+use crate::schedule::{Change, Row};
 use crate::template::{Given, Template};
-use crate::token::{QuestionId, Token};
+use crate::token::Token;
 
 const GREEDY: Sampling = Sampling {
     temperature: 0.0,
@@ -124,9 +123,88 @@ fn together(model: &Model, prompts: &[Arc<[Token]>], layout: Layout) -> (Vec<Vec
     (said, schedule.computed())
 }
 
+fn demo() -> Model {
+    Model::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("model/demo.gguf"), 0).unwrap()
+}
+
+const ONE: Resources = Resources {
+    unified: Layout { sequences: 1, pool_len: SEQUENCE_LEN, ..UNIFIED },
+    streams: Layout { sequences: 1, ..STREAMS },
+    step_len: STEP_LEN,
+    embed_len: 64,
+    embeds_exactly: false,
+    threads: 1,
+    generates: true,
+};
+
+fn question(model: &Model, id: u64, answer_len_max: u32) -> (Order, mpsc::Receiver<Said>) {
+    let (said, answer) = mpsc::channel(16);
+    let generation = Generation {
+        prompt: model.tokenize("The total of the invoice", false, true).into(),
+        answer_len_max,
+        sampling: GREEDY,
+        form: Form::Free,
+        stop: Vec::new(),
+        top_logprobs: None,
+    };
+    (Order::Generate(QuestionId(id), generation, said), answer)
+}
+
+/// Somebody who had not taken their answer made the thread look stuck.
+#[test]
+fn the_thread_says_that_it_waits_though_somebody_still_reads() {
+    let (model, load) = (demo(), Arc::new(Load::default()));
+    let (orders, taken) = mpsc::channel(16);
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| run(&model, ONE, taken, &load, || ()).unwrap());
+        let (order, mut unread) = question(&model, 0, 1);
+        orders.try_send(order).unwrap();
+        let patience = Instant::now() + Duration::from_secs(120);
+        while load.steps.load(Ordering::Relaxed) == 0 || !load.is_waiting.load(Ordering::Relaxed) {
+            assert!(Instant::now() < patience, "the thread never says that it waits");
+            std::thread::yield_now();
+        }
+        assert!(matches!(last(&mut unread), Some(Said::End(_))));
+        orders.try_send(Order::Stop).unwrap();
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn a_stop_refuses_all_who_are_in_progress_who_wait_and_who_are_on_their_way() {
+    let (model, load) = (demo(), Arc::new(Load::default()));
+    let mut thread = Computing::new(&model, ONE, &load).unwrap();
+    let (orders, taken) = mpsc::channel(16);
+    let (begun, first) = question(&model, 1, SEQUENCE_LEN / 2);
+    let (waits, second) = question(&model, 2, SEQUENCE_LEN / 2);
+    let (comes, third) = question(&model, 3, 1);
+    thread.take(begun);
+    thread.turn().unwrap();
+    assert_eq!(thread.schedule.live_count(), 1);
+    thread.take(waits);
+    orders.try_send(comes).unwrap();
+    let (reply, mut embedded) = mpsc::channel(1);
+    thread.take(Order::Embed(QuestionId(4), vec![[Token(0)].into()], reply));
+    let (reply, mut late) = mpsc::channel(1);
+    orders.try_send(Order::Embed(QuestionId(5), vec![[Token(0)].into()], reply)).unwrap();
+    thread.stop(taken);
+    for mut answer in [first, second, third] {
+        assert!(matches!(last(&mut answer), Some(Said::Refused(refusal)) if refusal.status == 503));
+    }
+    for reply in [&mut embedded, &mut late] {
+        assert!(matches!(reply.try_recv(), Ok(Err(refusal)) if refusal.status == 503));
+    }
+    let (order, _) = question(&model, 6, 1);
+    assert!(orders.try_send(order).is_err(), "nobody asks it any more");
+}
+
+fn last(answer: &mut mpsc::Receiver<Said>) -> Option<Said> {
+    std::iter::from_fn(|| answer.try_recv().ok()).last()
+}
+
 #[test]
 fn a_shared_beginning_changes_no_answer() {
-    let model = Model::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("model/demo.gguf"), 0).unwrap();
+    let model = demo();
     let prompts = prompts(&model);
     assert!(prompts.len() >= 200);
     let total: u64 = prompts.iter().map(|prompt| prompt.len() as u64).sum();
