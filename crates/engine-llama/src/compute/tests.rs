@@ -140,7 +140,7 @@ const ONE: Resources = Resources {
 fn question(model: &Model, id: u64, answer_len_max: u32) -> (Order, mpsc::Receiver<Said>) {
     let (said, answer) = mpsc::channel(16);
     let generation = Generation {
-        prompt: model.tokenize("The total of the invoice", false, true).into(),
+        prompt: model.tokenize("The total of the invoice", false, true).unwrap().into(),
         answer_len_max,
         sampling: GREEDY,
         form: Form::Free,
