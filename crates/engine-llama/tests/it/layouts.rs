@@ -15,8 +15,13 @@ const DOCUMENTS: [&str; 4] = [
     "Dear Anna,\nthank you for your message.\nBest regards,\nTom",
 ];
 
+/// Those whose answers are compared.
+const CHATS: usize = 8;
+/// So many that more wait than there are slots, however they arrive.
+const CROWD: usize = 64;
+
 /// Chats about the documents, whose beginnings are the same when `is_shared`.
-fn chats(is_shared: bool) -> Vec<Value> {
+fn chats(is_shared: bool, count: usize) -> Vec<Value> {
     let rules = "Read the document to its end and say which kind it is, no more and no less. ".repeat(4);
     let labels = format!("Classify the document as one of: {}.", KINDS.join(", "));
     let schema = json!({"type": "object", "required": ["category"], "additionalProperties": false,
@@ -24,7 +29,7 @@ fn chats(is_shared: bool) -> Vec<Value> {
     let format = json!({"type": "json_schema", "json_schema": {"name": "kind", "schema": schema}});
     let beginning = |number: usize| if is_shared { rules.clone() } else { format!("{number}. ") };
     let system = |number: usize| format!("{}{labels}", beginning(number));
-    (0..8)
+    (0..count)
         .map(|number| {
             json!({"temperature": 0, "response_format": format, "messages": [
                 {"role": "system", "content": system(number)},
@@ -55,14 +60,13 @@ async fn is_unified(engine: &Engine) -> bool {
     engine.metric("kv_unified").await > 0.5
 }
 
-/// Asks again until the engine has found that these are better off in the other layout. How many come together is up to
-/// the system: of so many, more wait than there are slots whatever it does.
-async fn ask_until(engine: &Engine, chats: &[Value], wanted: bool) -> Vec<String> {
-    let crowd: Vec<Value> = chats.iter().cycle().take(16 * SLOTS as usize).cloned().collect();
+/// Asks again until the engine has found that a crowd is better off in the other layout; what the first of it were told.
+async fn ask_until(engine: &Engine, is_shared: bool, wanted: bool) -> Vec<String> {
+    let crowd = chats(is_shared, CROWD);
     for _ in 0..50 {
         let mut said = ask_together(engine, &crowd).await;
         if is_unified(engine).await == wanted {
-            said.truncate(chats.len());
+            said.truncate(CHATS);
             return said;
         }
     }
@@ -72,17 +76,17 @@ async fn ask_until(engine: &Engine, chats: &[Value], wanted: bool) -> Vec<String
 #[tokio::test(flavor = "multi_thread")]
 async fn the_layout_follows_what_is_asked_and_changes_no_label() {
     let engine = Engine::demo(1_024, SLOTS).await;
-    let (shared, own) = (chats(true), chats(false));
+    let (shared, own) = (chats(true, CHATS), chats(false, CHATS));
     assert!(is_unified(&engine).await, "an engine for batches begins with one pool");
     let labels = ask_one_by_one(&engine, &shared).await;
     let kinds: std::collections::BTreeSet<&String> = labels.iter().collect();
     assert!(kinds.len() >= 3, "what all get alike proves nothing: {labels:?}");
-    let own_labels = ask_until(&engine, &own, false).await;
+    let own_labels = ask_until(&engine, false, false).await;
     assert_eq!(own_labels, ask_one_by_one(&engine, &own).await);
     // Streams: those of a group copy its beginning, or have it from the one before them.
     assert_eq!(ask_together(&engine, &own).await, own_labels);
     let computed = engine.metric("prompt_tokens_computed_total").await;
-    assert_eq!(ask_until(&engine, &shared, true).await, labels);
+    assert_eq!(ask_until(&engine, true, true).await, labels);
     assert_eq!(ask_together(&engine, &shared).await, labels);
     assert!(
         engine.metric("prompt_tokens_computed_total").await > computed,
@@ -99,7 +103,7 @@ async fn a_beginning_is_computed_once_for_all_who_come_together() {
     let mut seen = Vec::new();
     for round in 0..ROUNDS {
         // Another beginning each time: of the last round's nothing is of use.
-        let mut shared = chats(true);
+        let mut shared = chats(true, CHATS);
         for chat in &mut shared {
             let system = chat["messages"][0]["content"].as_str().unwrap();
             chat["messages"][0]["content"] = format!("{round}. {system}").into();
