@@ -90,9 +90,17 @@ fn sampling(fields: &mut Fields, seed: Option<i64>) -> Result<Sampling, Refusal>
         frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(0.0),
         presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0),
         repeat_penalty: repeat_penalty.unwrap_or(1.0),
-        // The greatest number means `by chance` to llama.cpp.
-        seed: seed.map_or(0, |seed| (seed ^ (seed >> 32)) as u32).min(u32::MAX - 1),
+        seed: seed.map_or(0, folded),
     })
+}
+
+/// To the bits that the sampling has. To llama.cpp all of them set mean a seed by chance: whoever names a seed wants the
+/// same again.
+const fn folded(seed: i64) -> u32 {
+    match (seed ^ (seed >> 32)) as u32 {
+        u32::MAX => 0,
+        seed => seed,
+    }
 }
 
 fn stops(fields: &mut Fields) -> Result<Vec<String>, Refusal> {

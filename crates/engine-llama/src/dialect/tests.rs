@@ -30,6 +30,17 @@ fn what_is_honoured_is_read() {
     assert!((absent.temperature - 1.0).abs() < f32::EPSILON, "null is absent");
 }
 
+/// What llama.cpp takes for no seed made such an answer another one each time.
+#[test]
+fn every_seed_is_one() {
+    let seed = |seed: i64| chat(&json!({"seed": seed})).unwrap().asked.sampling.seed;
+    let chance = u32::MAX;
+    for named in [-1, i64::from(chance), (1 << 32) | 0xffff_fffe, i64::MIN, i64::MAX] {
+        assert_ne!(seed(named), chance, "{named}");
+    }
+    assert_eq!((seed(7), seed(i64::from(chance) - 1)), (7, chance - 1));
+}
+
 #[test]
 fn what_would_be_ignored_is_refused_by_name() {
     assert!(message_of(&json!({"n": 2})).starts_with("`n` is not honoured"));
