@@ -2,6 +2,9 @@
 //!
 //! A schema comes from anybody: what compiling it costs, and what following it costs at each token, is bounded. What of a
 //! schema cannot be kept to is refused by its name.
+//!
+//! The compiler catches its own panics and makes errors of them. A build that aborts on panic, as our release does, would
+//! end the process instead: no schema is known that gets so far, and a test looks for one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -97,13 +100,14 @@ pub(crate) struct Walk(Matcher);
 impl Walk {
     /// The tokens that must follow.
     pub(crate) fn forced(&mut self) -> Result<Vec<Token>, String> {
-        if self.0.is_stopped() {
+        if self.is_over() {
             return Ok(Vec::new());
         }
-        let tokens = self.0.compute_ff_tokens();
+        let forced = self.0.compute_ff_tokens();
+        // It has nothing to force after an error, and says so only here.
         match self.0.get_error() {
-            Some(error) => Err(error),
-            None => Ok(tokens.into_iter().map(|token| Token(token as i32)).collect()),
+            Some(error) => Err(told(&anyhow::Error::msg(error))),
+            None => Ok(forced.into_iter().map(|token| Token(token as i32)).collect()),
         }
     }
 
@@ -195,4 +199,29 @@ fn told(error: &anyhow::Error) -> String {
         return format!("`{}` is not honoured", names.join("`, `"));
     }
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn walk(schema: &str) -> Walk {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("model/demo.gguf");
+        let model = Arc::new(Model::load(&path, 0).unwrap());
+        Grammars::new(&model).unwrap().compile(schema).unwrap().walk()
+    }
+
+    /// It counted as the good end of an answer, which was cut there.
+    #[test]
+    fn a_walk_that_fails_is_not_over_and_says_so() {
+        let mut walk = walk(r#"{"type": "integer"}"#);
+        assert!(!walk.is_over());
+        walk.0.test_trigger_lexer_error().unwrap_err();
+        assert!(!walk.is_over());
+        let forced = walk.forced().unwrap_err();
+        assert!(!forced.is_empty());
+        assert!(walk.allowed().is_err());
+    }
 }
