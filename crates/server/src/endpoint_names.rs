@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use crate::one_batch::write_whole;
+use crate::whole::write_whole;
 
 const FILE: &str = "endpoints.json";
 /// Numbers fit into the frames' 16 bits, the last of which means none.

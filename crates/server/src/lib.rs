@@ -43,3 +43,4 @@ mod suspend;
 mod upkeep;
 mod verify;
 mod waiting;
+mod whole;

@@ -3,7 +3,7 @@
 //! The same ingest, dispatch and finalize as a server's, over a state folder of its own beside the output. What was
 //! begun is in the store of that folder, so that running it again goes on where it was.
 
-use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _};
+use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,7 @@ use crate::results::index::{FAILED_LEN, FailedEntry, HEADER_LEN, IndexHeader};
 use crate::results::manifest::{self, Manifest};
 use crate::run::Node;
 use crate::verify::RunRecord;
+use crate::whole::write_whole;
 use crate::{clock, disk, notify};
 
 /// How much of the input is read at once.
@@ -356,49 +357,5 @@ impl Files {
             }
             Ok(())
         })
-    }
-}
-
-/// Writes a file beside its place, syncs it, and then gives it its name: it is there whole or not at all.
-pub(crate) fn write_whole(
-    to: &Path,
-    write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
-) -> anyhow::Result<Sha256> {
-    let folder = match to.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let failed = || format!("failed to write `{}`", to.display());
-    let temporary =
-        tempfile::Builder::new().prefix(".overnight-").tempfile_in(folder).with_context(failed)?;
-    let mut out = HashingWriter {
-        inner: BufWriter::with_capacity(PIECE_LEN, temporary),
-        hash: sha2::Sha256::new(),
-    };
-    write(&mut out).with_context(failed)?;
-    let HashingWriter { inner, hash } = out;
-    let temporary = inner.into_inner().map_err(io::IntoInnerError::into_error).with_context(failed)?;
-    temporary.as_file().sync_all().with_context(failed)?;
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    std::fs::set_permissions(temporary.path(), mode).with_context(failed)?;
-    temporary.persist(to).with_context(failed)?;
-    std::fs::File::open(folder)?.sync_all().with_context(failed)?;
-    Ok(Sha256(hash.finalize().into()))
-}
-
-struct HashingWriter<W> {
-    inner: W,
-    hash: sha2::Sha256,
-}
-
-impl<W: io::Write> io::Write for HashingWriter<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.inner.write(bytes)?;
-        self.hash.update(&bytes[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
     }
 }

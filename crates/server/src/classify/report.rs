@@ -14,7 +14,7 @@ use super::expected::Expected;
 use super::question::Question;
 use super::score::Score;
 use super::survey::{Entry, Survey, What};
-use crate::one_batch::write_whole;
+use crate::whole::write_whole;
 
 const UNASKED: &str = "there is no answer for it; run the command again";
 

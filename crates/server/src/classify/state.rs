@@ -23,7 +23,7 @@ use super::answer::{self, Answers};
 use super::documents::beside;
 use super::labels::Labels;
 use super::question::Question;
-use crate::one_batch::write_whole;
+use crate::whole::write_whole;
 
 pub(crate) struct State {
     folder: PathBuf,

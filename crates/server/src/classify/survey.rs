@@ -8,7 +8,7 @@ use overnight_domain::file::Sha256;
 use super::answer::Answers;
 use super::documents::{Content, Listing, read};
 use super::question::Question;
-use crate::one_batch::write_whole;
+use crate::whole::write_whole;
 
 /// How much may be asked at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,10 +19,11 @@ use super::status::cut_short;
 use crate::config::units::{parse_duration, show_duration};
 use crate::config::{Config, Environment};
 use crate::notify::Sender;
-use crate::one_batch::{OneBatch, Progress, Targets, first_route, write_whole};
+use crate::one_batch::{OneBatch, Progress, Targets, first_route};
 use crate::run::{Node, exit_on_signal, stop_on_signal};
 use crate::service::Announcer;
 use crate::verify::RunRecord;
+use crate::whole::write_whole;
 
 /// What is left in the state folder when the run is done.
 const RECORD: &str = "run.json";

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 
 use super::unit::{Scope, Unit};
 use crate::config::Environment;
-use crate::one_batch::write_whole;
+use crate::whole::write_whole;
 
 const UNIT_NAME: &str = "overnight.service";
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
 use crate::blocking::blocking;
-use crate::one_batch::write_whole;
+use crate::whole::write_whole;
 
 const FILE_NAME: &str = "measured.json";
 

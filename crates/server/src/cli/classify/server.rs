@@ -16,7 +16,7 @@ use super::super::view::BatchView;
 use super::super::watch::wait_for_end;
 use super::place::{Asked, Served, only_model};
 use crate::classify::{Labels, Room, Round, Sent};
-use crate::one_batch::write_whole;
+use crate::whole::write_whole;
 
 /// The batch that was created just before the command died is among the newest: pages of 100.
 const PAGES_LOOKED_AT: usize = 20;
