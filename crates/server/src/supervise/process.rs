@@ -161,45 +161,42 @@ impl Process {
 
     /// The first thing of a start.
     pub(super) fn look_before(&mut self, number: usize) -> BoxFuture<'static, Looked> {
-        self.is_looked_at = true;
         self.start += 1;
-        let start = self.start;
         let (engine, readiness) = (self.engine.clone(), self.readiness.clone());
-        async move {
-            let look = Look::Before(readiness.occupant(&*engine).await);
-            Looked { number, start, look }
-        }
-        .boxed()
+        self.look(number, async move { Look::Before(readiness.occupant(&*engine).await) })
     }
 
     pub(super) fn look_again(&mut self, number: usize) -> BoxFuture<'static, Looked> {
-        self.is_looked_at = true;
-        let start = self.start;
         let (engine, readiness) = (self.engine.clone(), self.readiness.clone());
-        async move {
+        self.look(number, async move {
             tokio::time::sleep(LOOK_EVERY).await;
-            let look = if readiness.is_ready(&*engine).await {
+            if readiness.is_ready(&*engine).await {
                 Look::Ready(engine.models().await.ok())
             } else {
                 Look::Silent
-            };
-            Looked { number, start, look }
-        }
-        .boxed()
+            }
+        })
     }
 
     /// Whether an engine that was ready still answers; soon, for its silence counts from when the look ends.
     pub(super) fn look_alive(&mut self, number: usize) -> BoxFuture<'static, Looked> {
-        self.is_looked_at = true;
-        let start = self.start;
         let (engine, readiness) = (self.engine.clone(), self.readiness.clone());
-        async move {
+        self.look(number, async move {
             tokio::time::sleep(ALIVE_EVERY).await;
             let answered = tokio::time::timeout(ALIVE_WITHIN, readiness.is_ready(&*engine)).await;
-            let look = if answered == Ok(true) { Look::Ready(None) } else { Look::Silent };
-            Looked { number, start, look }
-        }
-        .boxed()
+            if answered == Ok(true) { Look::Ready(None) } else { Look::Silent }
+        })
+    }
+
+    /// One look is under way at a time, and belongs to the start in which it began.
+    fn look(
+        &mut self,
+        number: usize,
+        look: impl Future<Output = Look> + Send + 'static,
+    ) -> BoxFuture<'static, Looked> {
+        self.is_looked_at = true;
+        let start = self.start;
+        look.map(move |look| Looked { number, start, look }).boxed()
     }
 
     /// A look of this start has ended. False when it took longer than the start that it belongs to: nothing of it holds
