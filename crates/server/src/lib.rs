@@ -27,6 +27,7 @@ mod holds;
 mod ingest;
 mod lines;
 mod live;
+mod lock;
 mod metrics;
 mod notify;
 mod one_batch;

@@ -39,6 +39,7 @@ use crate::failures::Failures;
 use crate::gpu::Gpus;
 use crate::holds::Holds;
 use crate::live::Live;
+use crate::lock::lock_folder;
 use crate::notify::{self, Sender};
 use crate::pace::Paces;
 use crate::pulse::{self, Pulse, Pulses};
@@ -309,21 +310,15 @@ fn watch(ctx: &Context, pulses: Pulses, announcer: Announcer) -> anyhow::Result<
 fn lock(data: &Path) -> anyhow::Result<File> {
     std::fs::create_dir_all(data)
         .with_context(|| format!("failed to create the data directory `{}` (--data)", data.display()))?;
-    let path = data.join("lock");
-    let file =
-        File::options().create(true).truncate(false).write(true).open(&path).with_context(|| {
-            format!("failed to write to the data directory `{}` (--data)", data.display())
-        })?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => anyhow::bail!(
+    let lock = lock_folder(data).with_context(|| {
+        format!("failed to write to the data directory `{}` (--data)", data.display())
+    })?;
+    lock.with_context(|| {
+        format!(
             "another process uses the data directory `{}`; stop it, or choose another one with --data",
             data.display()
-        ),
-        Err(std::fs::TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("failed to lock `{}`", path.display()))
-        }
-    }
+        )
+    })
 }
 
 /// With no engine configured: whatever answers on the usual local ports, or the engine of a first run.

@@ -11,7 +11,7 @@
 //!
 //! A round without results is in flight. Each file appears whole or not at all.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +23,7 @@ use super::answer::{self, Answers};
 use super::documents::beside;
 use super::labels::Labels;
 use super::question::Question;
+use crate::lock::lock_folder;
 use crate::whole::write_whole;
 
 pub(crate) struct State {
@@ -69,7 +70,9 @@ impl State {
             );
         }
         fs::create_dir_all(&all).with_context(|| format!("failed to create `{}`", all.display()))?;
-        let lock = lock(&all)?;
+        let Some(lock) = lock_folder(&all)? else {
+            bail!("another process works on `{}`; wait for it, or choose another output", all.display())
+        };
         let folder = all.join(question.digest());
         let is_new = !folder.exists();
         let has_others = fs::read_dir(&all)?
@@ -197,23 +200,6 @@ const UNFINISHED: &str = ".overnight-";
 
 fn path(folder: &Path, number: u32, name: &str) -> PathBuf {
     folder.join(format!("{number}.{name}"))
-}
-
-fn lock(folder: &Path) -> anyhow::Result<File> {
-    let path = folder.join("lock");
-    let failed = || format!("failed to lock `{}`", path.display());
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.with_context(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            bail!(
-                "another process works on `{}`; wait for it, or choose another output",
-                folder.display()
-            )
-        }
-        Err(TryLockError::Error(error)) => Err(error).with_context(failed),
-    }
 }
 
 /// The rounds that were begun, in their order. What was left behind otherwise is removed.
