@@ -76,6 +76,9 @@ export function ask(title, text, yes) {
     };
     by("ask-yes").onclick = () => end(true);
     by("ask-no").onclick = () => end(false);
-    dialog.onclose = () => end(false);
+    // The end of the question before may be told when this one is open already: it ends nothing.
+    dialog.onclose = () => {
+      if (!dialog.open) end(false);
+    };
   });
 }
