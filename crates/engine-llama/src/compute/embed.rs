@@ -169,9 +169,9 @@ impl<'model> Embeddings<'model> {
                 return Ok(false);
             }
         }
-        // The first step reads the weights, and shows how long a token takes.
-        let probe = [Token(0); STEP_LEN_MIN];
-        self.compute(&[&probe[..STEP_LEN_MIN.min(embed_len)]])?;
+        // The first step reads the weights, which is part of the making, and shows how long a token takes.
+        let (load, probe) = (self.load.clone(), [Token(0); STEP_LEN_MIN]);
+        load.making(|| self.compute(&[&probe[..STEP_LEN_MIN.min(embed_len)]]))?;
         Ok(true)
     }
 
