@@ -20,7 +20,7 @@ use crate::config::units::{parse_duration, show_duration};
 use crate::config::{Config, Environment};
 use crate::notify::Sender;
 use crate::one_batch::{OneBatch, Progress, Targets, first_route};
-use crate::run::{Node, exit_on_signal, stop_on_signal};
+use crate::run::{EndAtSignal, Node, exit_on_signal, stop_on_signal};
 use crate::service::Announcer;
 use crate::verify::RunRecord;
 use crate::whole::write_whole;
@@ -197,7 +197,10 @@ pub(super) async fn answer_all(
     screen: Screen,
 ) -> anyhow::Result<Answered> {
     let FileRun { targets, options, folder, shown } = run;
+    // While nothing is in flight a signal ends it at once: a long input is taken in anew, or its results written anew.
+    let beginning = EndAtSignal::new()?;
     let batch = OneBatch::begin(node, &targets.input, options).await?;
+    drop(beginning);
     screen.note(&format!(
         "{}; `{}` is written whole at the end, until then all is in `{}`",
         if batch.is_resumed { "going on where it was" } else { "begun" },
@@ -224,6 +227,7 @@ pub(super) async fn answer_all(
         ));
         return Ok(Answered::Interrupted);
     };
+    let _ending = EndAtSignal::new()?;
     tell(&batch, screen).await;
     if progress.batch.state == BatchState::Failed {
         batch.finish().await?;

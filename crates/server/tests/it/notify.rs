@@ -6,7 +6,7 @@ mod receiver;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use overnight_sim::{Latency, Script};
@@ -339,4 +339,38 @@ fn a_run_tells_of_its_end_before_it_ends() {
         assert_eq!(message["server"]["output"], "out.jsonl");
         assert!(message["what_to_do"].as_str().unwrap().contains("`out.jsonl`"), "{message}");
     }
+}
+
+/// When the run was over but for telling of it, signals did nothing: nobody listened to them any more.
+#[test]
+fn a_run_that_waits_for_who_is_told_can_be_interrupted() {
+    let (receiver, diary) = (Receiver::start(), Diary::new());
+    let server = Server::idle(Setup::default());
+    let folder = server.folder.path();
+    fs::write(folder.join("in.jsonl"), input(3, |at| format!("question {at}"))).unwrap();
+    let engine = format!("{}/v1", server.engine.url());
+    let run = ["run", "in.jsonl", "-o", "out.jsonl", "--engine", &engine];
+    let settings = |script| {
+        let config = format!("[notify]\n{}{}", url(&receiver), diary.setting(script));
+        fs::write(folder.join("overnight.toml"), config).unwrap();
+    };
+    settings("sleep 1000 & echo $! >> hanging; wait");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_overnight"))
+        .args(run)
+        .current_dir(folder)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait(&server, "the command hangs", || !diary.lines("hanging").is_empty());
+    // Until the run sees that its batch has ended, a signal ends it in the way of one that is still at work.
+    std::thread::sleep(Duration::from_secs(1));
+    let killed = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status();
+    assert!(killed.unwrap().success());
+    // Otherwise it would end by itself, and well, once telling had taken too long.
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(!folder.join("out.jsonl").exists());
+    settings("true");
+    let output = overnight(folder, &run);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(fs::read_to_string(folder.join("out.jsonl")).unwrap().lines().count(), 3);
 }
