@@ -1,6 +1,8 @@
 //! `overnight engine`.
 
 #[cfg(feature = "llama")]
+mod false_alarm;
+#[cfg(feature = "llama")]
 mod model;
 #[cfg(feature = "llama")]
 mod start;

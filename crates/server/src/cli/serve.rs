@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use tracing::Subscriber;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::Ending;
 use super::config::ConfigOptions;
@@ -55,14 +57,19 @@ impl Serve {
 
 /// Logs go to standard error, as plain lines where that is no terminal.
 pub(super) fn start_logging(filter: &str) -> anyhow::Result<()> {
+    logger(filter)?.init();
+    Ok(())
+}
+
+/// What writes the log, before it is put to work.
+pub(super) fn logger(filter: &str) -> anyhow::Result<impl Subscriber + Send + Sync> {
     use std::io::IsTerminal as _;
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
         .with_context(|| format!("failed to read log `{filter}`"))?;
-    tracing_subscriber::fmt()
+    Ok(tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
-        .init();
-    Ok(())
+        .finish())
 }

@@ -2,10 +2,13 @@
 
 use anyhow::Context as _;
 use overnight_engine_llama::{DemoModel, Options, Place, serve};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::super::Ending;
-use super::super::serve::{THREADS_WITHIN, start_logging};
+use super::super::serve::{THREADS_WITHIN, logger};
 use super::Engine;
+use super::false_alarm::FalseAlarms;
 use super::model::Model;
 use crate::config::Environment;
 
@@ -15,7 +18,7 @@ const CONNECTION_THREADS: usize = 2;
 impl Engine {
     pub(in super::super) fn run(self, environment: &Environment) -> anyhow::Result<Ending> {
         let filter = environment.get("OVERNIGHT_LOG").unwrap_or("warn,overnight_engine_llama=info");
-        start_logging(filter)?;
+        logger(filter)?.with(FalseAlarms).init();
         let model = Model::find(&self.model, environment)?;
         if self.model == DemoModel::NAME {
             tracing::warn!("{}", DemoModel::WARNING);
