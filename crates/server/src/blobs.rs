@@ -33,7 +33,7 @@ const READ_PIECE_LEN: u64 = 512 << 10;
 pub(crate) enum BlobError {
     #[error("blob `{0}` does not exist")]
     Missing(BlobKey),
-    #[error("the disk is full")]
+    #[error("the disk is full; make room and try again")]
     Full,
     #[error("the blob store failed: {0}")]
     Failed(String),

@@ -12,9 +12,10 @@ use anyhow::Context as _;
 use overnight_domain::batch::{Batch, BatchMoments, BatchOptions, BatchState};
 use overnight_domain::file::{File, Purpose, Sha256};
 use overnight_domain::ids::{BatchId, BlobKey, FileId, TenantId};
+use overnight_domain::limits::DISK_HELD_BACK;
 use overnight_domain::route::Route;
 use overnight_domain::tally::Tally;
-use overnight_store::{Admission, BatchPatch, BatchQuery, Created};
+use overnight_store::{Admission, AdmissionRefusal, BatchPatch, BatchQuery, Created};
 use sha2::Digest as _;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,8 @@ use crate::{clock, disk, notify};
 
 /// How much of the input is read at once.
 const PIECE_LEN: usize = 1 << 20;
+/// What people are told of room in.
+const MIB: u64 = 1 << 20;
 /// The window of a batch that nobody waits for with a deadline.
 const WINDOW: &str = "24h";
 
@@ -78,8 +81,18 @@ impl OneBatch {
             return Ok(Self { node, ctx, id: known.batch.id, is_resumed: true });
         }
         let route = first_route(input)?;
-        let file = store_input(&ctx, input).await?;
-        let id = create(&ctx, &file, route, options).await?;
+        let failed =
+            || format!("failed to take `{}` into `{}`", input.display(), ctx.config.data.display());
+        let file = store_input(&ctx, input).await.with_context(failed)?;
+        let id = match create(&ctx, &file, route, options).await {
+            Ok(id) => id,
+            Err(error) => {
+                // The next attempt takes it in anew, and room may be what is missing.
+                ctx.store.delete_file(&tenant, &file.id, clock::now()).await?;
+                ctx.blobs.delete(&file.blob).await?;
+                return Err(error.context(failed()));
+            }
+        };
         ctx.bell.ring();
         Ok(Self { node, ctx, id, is_resumed: false })
     }
@@ -273,9 +286,14 @@ async fn create(
     };
     match ctx.store.create_batch(batch, admission, None).await? {
         Created::New | Created::Existing(_) => Ok(id),
-        Created::Refused(refusal) => {
-            anyhow::bail!("there is no room on the disk for this batch: {refusal:?}")
-        }
+        Created::Refused(AdmissionRefusal::Disk { needed, free }) => anyhow::bail!(
+            "its plan, results and output may need {} MiB of disk, and {} are free beside the {} that are held back for \
+             the system; make room, or let the output be on another disk",
+            needed.div_ceil(MIB),
+            free / MIB,
+            DISK_HELD_BACK / MIB
+        ),
+        Created::Refused(refusal) => anyhow::bail!("the store has refused it: {refusal:?}"),
     }
 }
 

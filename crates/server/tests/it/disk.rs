@@ -1,5 +1,6 @@
 //! A disk that is full, and one that fails to sync: work waits or ends, and success is never reported too early.
 
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -42,6 +43,35 @@ fn a_full_disk_at_each_operation_is_waited_out_without_a_restart() {
         assert_eq!(server.has_ended(), None);
         first != "never"
     });
+}
+
+/// On a disk of its own, which takes a mount namespace: where none can be had, it is said.
+#[test]
+fn a_run_without_room_says_so_and_leaves_the_room_to_the_next() {
+    const SCRIPT: &str = "mount -t tmpfs -o size=8m tmpfs disk || { echo NOT TESTED HERE; exit; }
+        run() { \"$1\" run in.jsonl -o disk/out.jsonl --engine \"$2\" 2>said; echo $?; }
+        run \"$@\"; grep -o 'may need .* and 0 are free .* make room' said
+        find disk -path '*/blobs/*' -type f | wc -l
+        mount -o remount,size=900m disk
+        run \"$@\"; wc -l <disk/out.jsonl";
+    let server = Server::idle(Setup::default());
+    let folder = server.folder.path();
+    std::fs::create_dir(folder.join("disk")).unwrap();
+    std::fs::write(folder.join("in.jsonl"), input(REQUESTS, |at| format!("question {at}"))).unwrap();
+    let engine = format!("{}/v1", server.engine.url());
+    let output = Command::new("unshare")
+        .args(["-rm", "sh", "-c", SCRIPT, "sh", env!("CARGO_BIN_EXE_overnight"), &engine])
+        .current_dir(folder)
+        .output();
+    let said = output.map(|output| String::from_utf8(output.stdout).unwrap()).unwrap_or_default();
+    if said.is_empty() || said.starts_with("NOT") {
+        eprintln!("NOT TESTED HERE: a disk without room; no mount namespace can be had");
+        return;
+    }
+    let lines: Vec<&str> = said.lines().map(str::trim).collect();
+    let why = "may need 1 MiB of disk, and 0 are free beside the 256 that are held back for the system; make room";
+    let requests = REQUESTS.to_string();
+    assert_eq!(lines, ["1", why, "0", "0", requests.as_str()]);
 }
 
 #[test]
