@@ -210,6 +210,7 @@ def pauses_resumes_and_sets_priority(page, server, running):
     script += "it.dispatchEvent(new Event('change')); })()"
     page.run(script.replace("VALUE", "7"))
     wait_until(lambda: server.batch(running)["overnight"]["priority"] == 7, "it has its priority")
+    page.until("document.getElementById('said').textContent.includes('has priority 7')", "the page says so")
     page.run(script.replace("VALUE", "1.5"))
     page.until("document.getElementById('said').textContent.includes('whole number')", "a bad priority is refused")
     assert server.batch(running)["overnight"]["priority"] == 7
@@ -372,7 +373,7 @@ def main():
         hostile = open_server.submit(
             [line(HOSTILE, f"[[sim:{HOSTILE}]]"), line("fine", "hello")], name=HOSTILE, priority=9
         )
-        running = open_server.submit(plain(4_000, "row"), name="the long one")
+        running = open_server.submit(plain(12_000, "row"), name="the long one")
         page = Page(browser)
         case(shows_progress_as_the_api_has_it, page, open_server, running)
         case(shows_hostile_texts_as_text, page, open_server, hostile)
