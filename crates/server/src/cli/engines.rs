@@ -29,7 +29,8 @@ const ASK_WITHIN: Duration = Duration::from_secs(5);
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "\
-A running server is asked. Without one, the engines of the configuration are, or what listens on this machine's usual ports.
+A running server is asked. Without one, or with an option under Configuration (--engine URL, ...), the engines of the
+configuration are, or what listens on this machine's usual ports.
 
 Examples:
   overnight engines
@@ -57,19 +58,31 @@ impl Engines {
             return check.run(environment);
         }
         let screen = self.client.screen();
-        let is_server_named = self.client.server.is_some() || environment.get("OVERNIGHT_URL").is_some();
-        let client = self.client.client(environment)?;
-        let engines = match of_server(&client) {
-            Err(ClientError::Unreachable { .. }) if !is_server_named => {
-                let (config, _) = self.options.load(environment)?;
-                screen.note("no server is running; the engines were asked directly");
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                runtime.context("failed to start the runtime")?.block_on(of_config(&config))?
-            }
-            engines => engines?,
+        let engines = if let Some(engines) = self.of_server(environment)? {
+            engines
+        } else {
+            let (config, _) = self.options.load(environment)?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.context("failed to start the runtime")?.block_on(of_config(&config))?
         };
         print(screen, &engines)?;
         Ok(Ending::Answered)
+    }
+
+    /// What the server knows of its engines; none where they are to be asked directly.
+    fn of_server(&self, environment: &Environment) -> anyhow::Result<Option<Vec<EngineShown>>> {
+        if self.client.is_passed_over(&self.options)? {
+            return Ok(None);
+        }
+        match of_server(&self.client.client(environment)?) {
+            Err(ClientError::Unreachable { .. }) if self.client.named(environment).is_none() => {
+                self.client
+                    .screen()
+                    .note("no server is running here, so the engines are asked directly");
+                Ok(None)
+            }
+            engines => Ok(Some(engines?)),
+        }
     }
 }
 

@@ -35,10 +35,12 @@ mod watch;
 
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Environment, Secret};
 use client::{Client, ClientError};
+use config::ConfigOptions;
 use screen::Screen;
 
 const EXAMPLES: &str = "\
@@ -144,6 +146,17 @@ const DEFAULT_SERVER: &str = "http://127.0.0.1:8642";
 impl ClientOptions {
     fn client(&self, environment: &Environment) -> Result<Client, ClientError> {
         self.client_of(self.named(environment).unwrap_or(DEFAULT_SERVER), environment)
+    }
+
+    /// Whether the command is to do without a server: it is given a configuration of its own.
+    fn is_passed_over(&self, options: &ConfigOptions) -> anyhow::Result<bool> {
+        let is_passed_over = options.is_any_given();
+        if is_passed_over && self.server.is_some() {
+            bail!(
+                "--server leaves the engines to the server: leave out --server, or what is under Configuration"
+            );
+        }
+        Ok(is_passed_over)
     }
 
     /// The server that somebody named.

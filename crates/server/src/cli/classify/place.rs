@@ -57,12 +57,7 @@ impl<'a> Places<'a> {
     /// The place of a round: where it was begun, else where it is wanted.
     pub(super) fn of(&self, round: &Round) -> anyhow::Result<Place<'a>> {
         let named = self.client.named(self.environment);
-        let wants_here = self.is_local || self.options.is_any_given();
-        if wants_here && self.client.server.is_some() {
-            bail!(
-                "--server leaves the engines to the server: leave out --server, or what is under Configuration"
-            );
-        }
+        let wants_here = self.client.is_passed_over(self.options)? || self.is_local;
         match &round.sent {
             Some(Sent { server: Some(begun), .. }) => {
                 let client = self.client.client_of(begun, self.environment)?;
