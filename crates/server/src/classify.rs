@@ -15,7 +15,7 @@ mod state;
 mod survey;
 
 pub(crate) use answer::{Answers, Outcome};
-pub(crate) use documents::{Listing, is_same_file};
+pub(crate) use documents::Listing;
 pub(crate) use expected::Expected;
 pub(crate) use labels::Labels;
 pub(crate) use question::Question;

@@ -190,7 +190,8 @@ pub(crate) fn first_route(input: &Path) -> anyhow::Result<Route> {
     })
 }
 
-fn refuse_changed(input: &Path, begun_with: Sha256) -> anyhow::Result<()> {
+/// An input that is not the one of which this is the digest.
+pub(crate) fn refuse_changed(input: &Path, begun_with: Sha256) -> anyhow::Result<()> {
     let mut file =
         std::fs::File::open(input).with_context(|| format!("failed to read `{}`", input.display()))?;
     let mut hash = sha2::Sha256::new();

@@ -10,6 +10,8 @@ use anyhow::Context as _;
 use overnight_domain::file::Sha256;
 use sha2::Digest as _;
 
+use crate::whole::located;
+
 /// A larger file is a log or a dump, and no document: it would be read whole for its first page.
 const FILE_LEN_MAX: u64 = 64 << 20;
 /// What the folder of a command's state is called, after its output.
@@ -124,18 +126,6 @@ pub(super) fn beside(output: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Where a file is or will be, without links on the way.
-fn located(path: &Path) -> Option<PathBuf> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    Some(fs::canonicalize(folder.unwrap_or(Path::new("."))).ok()?.join(path.file_name()?))
-}
-
-/// Whether two paths are of one file, which need not be there.
-pub(crate) fn is_same_file(one: &Path, other: &Path) -> bool {
-    let found = |path: &Path| fs::canonicalize(path).ok().or_else(|| located(path));
-    found(one).is_some_and(|one| found(other) == Some(one))
-}
-
 /// Reads a file that may be anything.
 pub(super) fn read(path: &Path) -> Content {
     match read_bytes(path) {
@@ -186,21 +176,6 @@ mod tests {
             Content::Text { text, .. } => Some(text),
             _ => None,
         }
-    }
-
-    #[test]
-    fn one_file_has_many_paths() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        fs::write(path("labels.txt"), "a\nb\n").unwrap();
-        fs::create_dir(path("inner")).unwrap();
-        symlink("labels.txt", path("link")).unwrap();
-        for same in ["labels.txt", "inner/../labels.txt", "link"] {
-            assert!(is_same_file(&path("labels.txt"), &path(same)), "{same}");
-        }
-        assert!(is_same_file(&path("new.csv"), &path("inner/../new.csv")), "neither is there");
-        assert!(!is_same_file(&path("labels.txt"), &path("new.csv")));
-        assert!(!is_same_file(&path("nowhere/a"), &path("nowhere/b")));
     }
 
     #[test]

@@ -15,10 +15,10 @@ use super::meter::Meter;
 use super::screen::Screen;
 use super::{ClientOptions, Ending};
 use crate::classify::{
-    Answers, Expected, Labels, Listing, Outcome, Question, Report, Room, Round, State, Survey,
-    is_same_file, survey,
+    Answers, Expected, Labels, Listing, Outcome, Question, Report, Room, Round, State, Survey, survey,
 };
 use crate::config::Environment;
+use crate::whole::refuse_same;
 use place::{Asked, Place, Places};
 
 /// A label shows early: some 1,000 tokens of English, which fits the smallest context that engines start with.
@@ -163,12 +163,7 @@ impl Classify {
             (self.labels_file.as_deref(), "the file of the labels"),
             (self.expected.as_deref(), "the file of the expected labels"),
         ];
-        for (other, what) in others {
-            if other.is_some_and(|other| is_same_file(csv, other)) {
-                bail!("`{}` is {what}; name another file with --csv", csv.display());
-            }
-        }
-        Ok(())
+        refuse_same(csv, "--csv", &others)
     }
 
     /// The files below the folder, without those that belong to this command.

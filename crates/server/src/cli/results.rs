@@ -1,7 +1,7 @@
 //! `overnight results ID`
 
 use std::fs::File;
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, BufReader, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use super::status::path;
 use super::view::BatchView;
 use super::{ClientOptions, Ending};
 use crate::config::Environment;
+use crate::whole::refuse_same;
 
 /// Between two looks for results that were not there yet.
 const POLL_FIRST: Duration = Duration::from_millis(250);
@@ -25,7 +26,7 @@ const POLL_MAX: Duration = Duration::from_secs(5);
 /// Fetch the answers of a batch
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Result lines go to standard output, or to OUT, which appears when it is whole.
+Result lines go to standard output, or to OUT, which appears when it is whole, in the place of any file of that name.
 
 Examples:
   overnight results batch_... -o out.jsonl --errors errors.jsonl
@@ -54,6 +55,9 @@ pub(super) struct Results {
 
 impl Results {
     pub(super) fn run(self, environment: &Environment) -> anyhow::Result<Ending> {
+        if let Some(errors) = &self.errors {
+            refuse_same(errors, "--errors", &[(self.output.as_deref(), "the output")])?;
+        }
         let client = self.client.client(environment)?;
         let (_, batch): (_, BatchView) = client.json(&Call::get(path(&self.id)))?;
         if self.follow {
@@ -70,14 +74,16 @@ impl Results {
             );
         }
         if batch.status == "failed" {
-            super::status::print(client.screen(), &batch)?;
-            return Ok(Ending::Failure);
+            bail!(
+                "{} failed before any request was run; `overnight status {}` says why",
+                batch.id,
+                batch.id
+            );
         }
         if self.with_retries {
             let response = client.send(&Call::get(format!("{}/merged", path(&self.id))))?;
-            let mut lines = response.into_body().into_with_config().limit(u64::MAX).reader();
-            Target::open(&client, self.output.as_deref())?.fill(&mut lines)?;
-            return Ok(Ending::Answered);
+            let lines = response.into_body().into_with_config().limit(u64::MAX).reader();
+            return self.merged(&client, BufReader::new(lines));
         }
         let mut output = Target::open(&client, self.output.as_deref())?;
         if let Some(file) = &batch.output_file_id {
@@ -93,6 +99,23 @@ impl Results {
         }
         say_failed(&client, &batch, self.errors.is_some());
         Ok(batch.ending())
+    }
+
+    /// All lines with what the retries made of them. Whether all are answered now, only the lines say.
+    fn merged(&self, client: &Client, mut lines: impl io::BufRead) -> anyhow::Result<Ending> {
+        let mut output = Target::open(client, self.output.as_deref())?;
+        let (mut line, mut failed) = (String::new(), 0_u64);
+        while lines.read_line(&mut line)? > 0 {
+            output.writer().write_all(line.as_bytes())?;
+            failed += u64::from(!is_answered(serde_json::from_str(&line)?));
+            line.clear();
+        }
+        output.finish()?;
+        if failed == 0 {
+            return Ok(Ending::Answered);
+        }
+        client.screen().note(&format!("{failed} requests have failed, also when they were sent again"));
+        Ok(Ending::WithFailed)
     }
 
     fn follow(&self, client: &Client) -> anyhow::Result<Ending> {
@@ -206,11 +229,6 @@ impl Target {
 
     fn copy(&mut self, lines: &mut dyn io::Read) -> io::Result<()> {
         io::copy(lines, self.writer()).map(|_| ())
-    }
-
-    fn fill(mut self, lines: &mut dyn io::Read) -> anyhow::Result<()> {
-        self.copy(lines)?;
-        self.finish()
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -19,11 +19,11 @@ use super::status::cut_short;
 use crate::config::units::{parse_duration, show_duration};
 use crate::config::{Config, Environment};
 use crate::notify::Sender;
-use crate::one_batch::{OneBatch, Progress, Targets, first_route};
+use crate::one_batch::{OneBatch, Progress, Targets, first_route, refuse_changed};
 use crate::run::{EndAtSignal, Node, exit_on_signal, stop_on_signal};
 use crate::service::Announcer;
 use crate::verify::RunRecord;
-use crate::whole::write_whole;
+use crate::whole::{refuse_same, write_whole};
 
 /// What is left in the state folder when the run is done.
 const RECORD: &str = "run.json";
@@ -79,7 +79,11 @@ impl Run {
         let screen = Screen::new(self.json);
         let input = self.input.clone().or_else(|| self.input_flag.clone()).context("name the input")?;
         let folder = state_folder(&self.output);
+        self.check_errors(&input, &folder)?;
         if let Some(record) = finished(&folder, &self.output)? {
+            if let Some(begun_with) = record.manifest.input_sha256 {
+                refuse_changed(&input, begun_with)?;
+            }
             screen.note(&format!(
                 "`{}` is done already; remove it and `{}` to run it anew",
                 self.output.display(),
@@ -125,6 +129,19 @@ impl Run {
                 bail!("`{}` cannot be run as it is; nothing was sent", targets.input.display())
             }
         }
+    }
+
+    fn check_errors(&self, input: &Path, folder: &Path) -> anyhow::Result<()> {
+        let Some(errors) = &self.errors else { return Ok(()) };
+        let others = [(Some(self.output.as_path()), "the output"), (Some(input), "the input")];
+        refuse_same(errors, "--errors", &others)?;
+        if errors.exists() && !folder.exists() {
+            bail!(
+                "`{}` exists and is not of an unfinished run; remove it or name another file with --errors",
+                errors.display()
+            );
+        }
+        Ok(())
     }
 }
 

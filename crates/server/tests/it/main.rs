@@ -17,6 +17,7 @@ mod harness;
 mod model;
 mod notify;
 mod ollama;
+mod outputs;
 mod overview;
 mod packing;
 mod service;
