@@ -234,7 +234,10 @@ fn not_a_request(text: &str, error: &serde_json::Error) -> LineError {
         }
         Ok(_) => LineError::new("invalid_request", None, "the line is JSON, but not an object"),
         Err(error) => {
-            LineError::new("invalid_json_line", None, format!("the line is not valid JSON: {error}"))
+            let what = error.to_string();
+            // Which line of the file it is stands before this; here there is only one.
+            let what = what.replace(" at line 1 column ", " at column ");
+            LineError::new("invalid_json_line", None, format!("the line is not valid JSON: {what}"))
         }
     }
 }
@@ -324,7 +327,7 @@ fn body<'a>(
         None => problems.push(LineError::new(
             "invalid_request",
             Some("body.model"),
-            "`body` names no `model`",
+            "`body` names no `model`, and neither does the batch (`overnight.model`, or `--model`)",
         )),
         Some(Some(model)) if !model.is_empty() => {}
         Some(_) => {

@@ -14,7 +14,7 @@ use crate::compute::{self, Load, Resources};
 use crate::engine::{Engine, ORDERS_MAX, Ready};
 use crate::gguf::ModelFiles;
 use crate::llama::Model;
-use crate::machine;
+use crate::machine::{self, IS_FOR_GPUS};
 use crate::memory::{self, Plan, Wishes};
 use crate::question::Order;
 use crate::routes::router;
@@ -54,6 +54,11 @@ const STOP_WITHIN: Duration = Duration::from_secs(5);
 pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     let processor = machine::check_processor().map_err(anyhow::Error::msg)?;
     machine::offer_to_oom_killer();
+    if !IS_FOR_GPUS && options.gpu_layers.is_some_and(|layers| layers > 0) {
+        bail!(
+            "--gpu-layers: this build computes on the processor only; docs/gpu-builds.md says how to make another"
+        );
+    }
     let model_files = ModelFiles::open(&options.model)?;
     if let Some(why) = model_files.shape.unfit() {
         bail!("the model `{}` cannot be used: {why}", options.name);
@@ -127,9 +132,9 @@ async fn listen(
     };
     match place {
         Place::Address(address) => {
-            let listener = TcpListener::bind(address)
-                .await
-                .with_context(|| format!("failed to listen on `{address}`"))?;
+            let listener = TcpListener::bind(address).await.with_context(|| {
+                format!("failed to listen on `{address}`; --listen chooses another address")
+            })?;
             tracing::info!("listening on http://{}", listener.local_addr()?);
             let served = axum::serve(listener, app).with_graceful_shutdown(closed);
             Ok((Box::pin(served.into_future()), None))

@@ -91,6 +91,15 @@ impl Endpoints {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Why no endpoint is in use: the first of them, with its reason.
+    pub(crate) fn why_none_is_up(&self) -> Option<String> {
+        let views = self.view();
+        let is_any_up = views.iter().any(|view| view.state == EndpointState::Up);
+        let first = views.into_iter().next().filter(|_| !is_any_up)?;
+        let reason = first.reason.unwrap_or_else(|| "down".to_owned());
+        Some(format!("{} ({}): {reason}", first.name, first.url))
+    }
+
     /// All model names that a caller may use, sorted, each once.
     pub(crate) fn models(&self) -> Vec<String> {
         let mut names: Vec<String> = self

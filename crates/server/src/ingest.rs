@@ -285,7 +285,11 @@ fn refuse_model(endpoints: &Endpoints, model: &str) -> Option<String> {
             close.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ")
         )
     };
-    Some(format!("no endpoint serves the model `{model}`; served are: {}{hint}", shown.join(", ")))
+    Some(format!(
+        "no endpoint serves the model `{model}`; served are: {}{hint}; `[[model]]` in overnight.toml gives one of them \
+         another name",
+        shown.join(", ")
+    ))
 }
 
 /// Reads the plan entries of a chunk, with the plan's tables.

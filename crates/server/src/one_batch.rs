@@ -111,15 +111,7 @@ impl OneBatch {
 
     /// Why nothing moves: no endpoint is in use.
     pub(crate) fn waiting_reason(&self) -> Option<String> {
-        let views = self.ctx.endpoints.view();
-        let is_any_up = views.iter().any(|view| view.state == crate::endpoints::EndpointState::Up);
-        let first = views.into_iter().next().filter(|_| !is_any_up)?;
-        Some(format!(
-            "{} ({}): {}",
-            first.name,
-            first.url,
-            first.reason.unwrap_or_else(|| "down".to_owned())
-        ))
+        self.ctx.endpoints.why_none_is_up()
     }
 
     /// Waits until whoever is told has been told everything; false when that took too long.

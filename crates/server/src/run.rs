@@ -58,7 +58,9 @@ const STOP_WITHIN: Duration = Duration::from_secs(25);
 pub(crate) async fn serve(config: Config, announcer: Announcer) -> anyhow::Result<()> {
     let listen = config.server.listen;
     let listener = TcpListener::bind(listen).await.with_context(|| {
-        format!("failed to listen on `{listen}`; is another server running? (server.listen)")
+        format!(
+            "failed to listen on `{listen}`; where another server runs, stop it or choose another address (--listen)"
+        )
     })?;
     let address = listener.local_addr()?;
     let mut node = Node::start(config, announcer.clone()).await?;

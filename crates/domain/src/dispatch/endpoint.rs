@@ -255,7 +255,13 @@ impl Endpoint {
                 self.failed_probes += 1;
                 self.probe_at = now
                     + backoff(PROBE_FIRST, PROBE_MAX, self.failed_probes, u64::from(self.failed_probes));
-                self.health = Health::Down { detail: format!("{}: no answer to a probe", fault.kind()) };
+                let why = match fault {
+                    Fault::Down { detail } | Fault::Lost { detail } | Fault::Timeout { detail } => {
+                        detail
+                    }
+                    other => format!("{}: no answer to a probe", other.kind()),
+                };
+                self.health = Health::Down { detail: why };
                 false
             }
         }

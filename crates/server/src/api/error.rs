@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Method, StatusCode};
 use overnight_domain::limits::{RETRY_AFTER_GPU, RETRY_AFTER_QUEUE, RETRY_AFTER_SHUTDOWN};
+use overnight_domain::route::Route;
 use overnight_store::StoreError;
 use serde_json::json;
 
@@ -95,7 +96,13 @@ impl IntoResponse for ApiError {
 // The HTTP layer.
 
 pub(crate) fn unknown_path(method: &Method, path: &str) -> ApiError {
-    ApiError::not_found(format!("Invalid URL ({method} {})", shown(path)))
+    let text = format!("Invalid URL ({method} {})", shown(path));
+    ApiError::not_found(match Route::parse(path) {
+        Some(_) => format!(
+            "{text}: batches only are answered here; put the request into a line of a file (/v1/files, /v1/batches)"
+        ),
+        None => text,
+    })
 }
 
 pub(crate) fn wrong_method(method: &Method, path: &str) -> ApiError {
@@ -401,7 +408,10 @@ pub(crate) fn batch_conflict(verb: &str, status: &str) -> ApiError {
 }
 
 pub(crate) fn nothing_to_retry() -> ApiError {
-    ApiError::bad("no failed request of the batch is meant by this call").code("nothing_to_retry")
+    ApiError::bad(
+        "no failed request of the batch is left to be sent again, or none that is meant by this call",
+    )
+    .code("nothing_to_retry")
 }
 
 pub(crate) fn no_such_failed_request(custom_id: &str) -> ApiError {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::Args;
 
-use super::config::ConfigOptions;
+use super::config::RunOptions;
 use super::meter::Meter;
 use super::screen::Screen;
 use super::{ClientOptions, Ending};
@@ -84,7 +84,7 @@ pub(super) struct Classify {
     #[command(flatten)]
     client: ClientOptions,
     #[command(flatten)]
-    options: ConfigOptions,
+    options: RunOptions,
 }
 
 impl Classify {

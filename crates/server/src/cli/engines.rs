@@ -29,8 +29,8 @@ const ASK_WITHIN: Duration = Duration::from_secs(5);
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "\
-A running server is asked. Without one, or with an option under Configuration (--engine URL, ...), the engines of the
-configuration are, or what listens on this machine's usual ports.
+A running server is asked. Without one, or with an option under Configuration (--engine URL, ...),
+the engines of the configuration are, or what listens on this machine's usual ports.
 
 Examples:
   overnight engines
@@ -71,7 +71,9 @@ impl Engines {
 
     /// What the server knows of its engines; none where they are to be asked directly.
     fn of_server(&self, environment: &Environment) -> anyhow::Result<Option<Vec<EngineShown>>> {
-        if self.client.is_passed_over(&self.options)? {
+        let is_configured = self.options.is_any_given();
+        self.client.refuse_both(is_configured)?;
+        if is_configured {
             return Ok(None);
         }
         match of_server(&self.client.client(environment)?) {

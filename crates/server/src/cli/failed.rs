@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 
 use super::client::{Call, escape};
 use super::status::path;
+use super::view::BatchView;
 use super::{ClientOptions, Ending};
 use crate::config::Environment;
 
@@ -78,7 +79,8 @@ impl Failed {
             return Ok(Ending::Answered);
         }
         if lines.is_empty() {
-            screen.note("no failed request");
+            let (_, batch): (_, BatchView) = client.json(&Call::get(path(&self.id)))?;
+            screen.note(&self.nothing(&batch));
             return Ok(Ending::Answered);
         }
         screen.print_table(&["CUSTOM ID", "LINE", "TYPE", "STATUS", "RETRIES", "MESSAGE"], &lines)?;
@@ -87,6 +89,24 @@ impl Failed {
         }
         screen.note(&format!("`overnight retry {}` sends them again", self.id));
         Ok(Ending::Answered)
+    }
+}
+
+impl Failed {
+    /// Why there is nothing to show.
+    fn nothing(&self, batch: &BatchView) -> String {
+        let failed = batch.request_counts.failed;
+        match &self.error_type {
+            _ if batch.status == "failed" => {
+                format!("no request was run; `overnight status {}` says why", batch.id)
+            }
+            Some(error_type) if failed > 0 => {
+                format!(
+                    "no request failed for `{error_type}`; without --error-type all {failed} are listed"
+                )
+            }
+            _ => "no failed request".to_owned(),
+        }
     }
 }
 

@@ -21,8 +21,8 @@ pub(super) struct List {
     #[arg(long, value_name = "STATUS", value_parser = ["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"])]
     status: Vec<String>,
     /// At most so many
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    limit: usize,
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
     #[command(flatten)]
     client: ClientOptions,
 }
@@ -39,15 +39,16 @@ impl List {
         let client = self.client.client(environment)?;
         let screen = client.screen();
         let (mut lines, mut count, mut after) = (Vec::new(), 0, String::new());
-        while count < self.limit {
-            let mut path = format!("/v1/batches?limit={}", PAGE.min(self.limit - count));
+        let limit = self.limit as usize;
+        while count < limit {
+            let mut path = format!("/v1/batches?limit={}", PAGE.min(limit - count));
             for status in &self.status {
                 path = format!("{path}&status={status}");
             }
             let (_, page): (_, Page) = client.json(&Call::get(format!("{path}{after}")))?;
             let Some(last) = page.data.last() else { break };
             after = format!("&after={}", serde_json::from_str::<BatchView>(last.get())?.id);
-            for raw in page.data.iter().take(self.limit - count) {
+            for raw in page.data.iter().take(limit - count) {
                 if screen.is_json {
                     screen.print(raw.get())?;
                 } else {
@@ -63,7 +64,11 @@ impl List {
             return Ok(Ending::Answered);
         }
         if lines.is_empty() {
-            screen.note("no batch yet; `overnight submit IN.jsonl` sends one");
+            screen.note(if self.status.is_empty() {
+                "no batch yet; `overnight submit IN.jsonl` sends one"
+            } else {
+                "no batch with this status"
+            });
         } else {
             screen
                 .print_table(&["ID", "STATUS", "DONE", "FAILED", "TOTAL", "CREATED", "NAME"], &lines)?;

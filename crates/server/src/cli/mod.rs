@@ -38,9 +38,8 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Environment, Secret};
+use crate::config::{ConfigError, Environment, Secret};
 use client::{Client, ClientError};
-use config::ConfigOptions;
 use screen::Screen;
 
 const EXAMPLES: &str = "\
@@ -65,7 +64,8 @@ pub fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => 0,
         Err(error) => {
             Screen::new(false).note(&format!("overnight: {error:#}"));
-            1
+            let is_usage = error.downcast_ref::<ConfigError>().is_some_and(ConfigError::is_of_flag);
+            if is_usage { 2 } else { 1 }
         }
     };
     ExitCode::from(code)
@@ -148,15 +148,14 @@ impl ClientOptions {
         self.client_of(self.named(environment).unwrap_or(DEFAULT_SERVER), environment)
     }
 
-    /// Whether the command is to do without a server: it is given a configuration of its own.
-    fn is_passed_over(&self, options: &ConfigOptions) -> anyhow::Result<bool> {
-        let is_passed_over = options.is_any_given();
-        if is_passed_over && self.server.is_some() {
+    /// A command that is given a configuration of its own does without a server.
+    fn refuse_both(&self, is_configured: bool) -> anyhow::Result<()> {
+        if is_configured && self.server.is_some() {
             bail!(
                 "--server leaves the engines to the server: leave out --server, or what is under Configuration"
             );
         }
-        Ok(is_passed_over)
+        Ok(())
     }
 
     /// The server that somebody named.

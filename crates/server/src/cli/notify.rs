@@ -15,7 +15,8 @@ use crate::notify::{Message, Outlet, Sender};
 /// Send a test message to whoever is told about batches, and show what was answered
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Who is told is set under [notify] in overnight.toml: a command, an address, or both. No server need run.
+Who is told is set under [notify] in overnight.toml: a command, an address, or both. No server need
+run.
 
 Examples:
   overnight notify --test

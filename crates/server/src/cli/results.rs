@@ -26,7 +26,8 @@ const POLL_MAX: Duration = Duration::from_secs(5);
 /// Fetch the answers of a batch
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Result lines go to standard output, or to OUT, which appears when it is whole, in the place of any file of that name.
+Result lines go to standard output, or to OUT, which appears when it is whole, in the place of any
+file of that name.
 
 Examples:
   overnight results batch_... -o out.jsonl --errors errors.jsonl

@@ -11,7 +11,7 @@ use overnight_domain::limits::ATTEMPTS_MAX;
 use overnight_domain::progress::Pace;
 
 use super::Ending;
-use super::config::ConfigOptions;
+use super::config::RunOptions;
 use super::meter::Meter;
 use super::screen::Screen;
 use super::serve::{THREADS_WITHIN, start_logging};
@@ -34,15 +34,16 @@ const TOLD_WITHIN: Duration = Duration::from_secs(10);
 /// Run one file without a server; run it again to go on after an interruption
 #[derive(Debug, Args)]
 #[command(after_help = "\
-OUT is written whole at the end, in input order, error lines in their places unless --errors parts them. Until then the
-state lies in OUT.overnight/. Ctrl-C or even kill -9 costs nothing that was answered: run the same command again.
+OUT is written whole at the end, in input order, error lines in their places unless --errors parts
+them. Until then the state lies in OUT.overnight/. Ctrl-C or even kill -9 costs nothing that was
+answered: run the same command again.
 
 Examples:
   overnight run requests.jsonl -o answers.jsonl
   overnight run requests.jsonl -o answers.jsonl --engine http://127.0.0.1:8000/v1
-  overnight run -i requests.jsonl -o answers.jsonl --errors failed.jsonl
+  overnight run requests.jsonl -o answers.jsonl --errors failed.jsonl
 
-Exit codes: 0 all answered, 1 failure, 3 finished with failed requests, 130 interrupted.")]
+Exit codes: 0 all answered, 1 failure, 2 usage, 3 finished with failed requests, 130 interrupted.")]
 pub(super) struct Run {
     /// The requests, one a line
     #[arg(value_name = "IN", required_unless_present = "input_flag")]
@@ -71,7 +72,7 @@ pub(super) struct Run {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    options: ConfigOptions,
+    options: RunOptions,
 }
 
 impl Run {

@@ -20,8 +20,9 @@ pub(super) const THREADS_WITHIN: Duration = Duration::from_secs(1);
 /// Serve the API and work on batches, in one process
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without an engine in the configuration, the usual local ports are looked at: Ollama, vLLM, llama.cpp,
-SGLang, LM Studio, TEI. Where none answers, the built-in engine is started with a toy of a model.
+Without an engine in the configuration, the usual local ports are looked at: Ollama, vLLM,
+llama.cpp, SGLang, LM Studio, TEI. Where none answers, the built-in engine is started with a toy of
+a model.
 
 Examples:
   overnight serve
@@ -29,7 +30,8 @@ Examples:
   overnight serve --listen 127.0.0.1:9000 --data /big/disk --profile server
   overnight serve --engine http://127.0.0.1:8000/v1 --install     as a service of systemd
 
-Exit codes: 0 stopped, 1 failure, 2 usage, 70 a part of it was stuck, 130 ended at once by a second signal.")]
+Exit codes: 0 stopped, 1 failure, 2 usage, 70 a part of it was stuck, 130 ended at once by a second
+signal.")]
 pub(super) struct Serve {
     #[command(flatten)]
     options: ConfigOptions,

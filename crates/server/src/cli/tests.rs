@@ -31,12 +31,18 @@ fn wrong_usage_is_seen_before_anything_is_sent() {
     }
 }
 
+const HELP_COLUMNS: usize = 100;
+
 #[test]
 fn every_command_has_help_with_an_example() {
     for command in Overnight::command().get_subcommands().filter(|command| !command.is_hide_set()) {
         assert!(command.get_about().is_some(), "{}", command.get_name());
         let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
         assert!(after.contains("overnight "), "{} shows no example", command.get_name());
+        // Longer lines are broken in their midst, where they can be.
+        let is_broken = |line: &&str| line.chars().count() > HELP_COLUMNS && line.trim().contains(' ');
+        let long = after.lines().find(is_broken);
+        assert_eq!(long, None, "{}", command.get_name());
     }
 }
 

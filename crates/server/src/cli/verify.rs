@@ -29,11 +29,12 @@ const RUN_RECORD: &str = "run.json";
 /// Prove that an output is complete: each request answered or failed exactly once, in input order
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The proof reads the bytes and trusts no counter. It finds a line that was removed, doubled, swapped or altered.
+The proof reads the bytes and trusts no counter. It finds a line that was removed, doubled, swapped
+or altered.
 
 Examples:
-  overnight verify batch_...                                       a batch of the server
-  overnight verify out.jsonl                                       what `overnight run -o out.jsonl` wrote
+  overnight verify batch_...                      a batch of the server
+  overnight verify out.jsonl                      what `overnight run -o out.jsonl` wrote
   overnight verify --input in.jsonl --output out.jsonl --errors errors.jsonl --batch batch_...
 
 Exit codes: 0 proved, 1 not proved.")]

@@ -196,7 +196,15 @@ impl Reader<'_> {
     }
 
     fn missing(&self, member: &str) -> ConfigError {
-        ConfigError::new(&self.table.origin, format!("this `[[{}]]` has no `{member}`", self.kind))
+        let example = match (self.kind, member) {
+            ("engine", "kind") => {
+                "\"openai\" (vLLM, SGLang, llama.cpp, LM Studio, TEI and others), or \"ollama\""
+            }
+            ("engine", "url") => "\"http://127.0.0.1:8000/v1\"",
+            _ => "\"...\"",
+        };
+        let text = format!("this `[[{}]]` has no `{member}`; write {member} = {example}", self.kind);
+        ConfigError::new(&self.table.origin, text)
     }
 
     fn refused(&self, origin: &Origin, member: &str, why: &str) -> ConfigError {

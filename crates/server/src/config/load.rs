@@ -45,11 +45,18 @@ const DEGREES_MAX: u64 = 150;
 pub struct ConfigError {
     place: String,
     message: String,
+    is_of_flag: bool,
 }
 
 impl ConfigError {
-    pub(super) fn new(origin: &Origin, message: impl Into<String>) -> Self {
-        Self { place: origin.to_string(), message: message.into() }
+    pub(crate) fn new(origin: &Origin, message: impl Into<String>) -> Self {
+        let is_of_flag = matches!(origin, Origin::Flag(_));
+        Self { place: origin.to_string(), message: message.into(), is_of_flag }
+    }
+
+    /// The command line is wrong, rather than a file or a variable.
+    pub(crate) const fn is_of_flag(&self) -> bool {
+        self.is_of_flag
     }
 }
 
@@ -148,6 +155,7 @@ fn read_file(sources: &Sources) -> Result<Document, ConfigError> {
         Err(error) => Err(ConfigError {
             place: path.display().to_string(),
             message: format!("the configuration cannot be read: {error}"),
+            is_of_flag: false,
         }),
     }
 }

@@ -212,7 +212,13 @@ fn a_check_of_what_is_no_engine_fails_and_says_why() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("cannot be asked"), "{}", text(&output.stderr));
     let output = overnight(folder.path(), &["engines", "check", "gpu7"]);
-    assert!(text(&output.stderr).contains("no engine of the configuration is called `gpu7`"));
+    assert!(text(&output.stderr).contains("no engine is called `gpu7`"));
+    let vllm = Engine::start(shaped(Shape::Vllm, "some/model")).unwrap();
+    let found = format!("discovery.ports={}", vllm.addr().port());
+    let check = ["engines", "check", "vllm", "--set", &found, "--model"];
+    let output = overnight(folder.path(), &[&check[..], &["other/model"]].concat());
+    let said = text(&output.stderr);
+    assert!(said.contains("does not serve `other/model`; it serves: some/model"), "{said}");
     let refuses =
         Engine::start(Script { api_key: Some("sk-1".to_owned()), ..Script::default() }).unwrap();
     let output = overnight(folder.path(), &["engines", "check", &refuses.url()]);

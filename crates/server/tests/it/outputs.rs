@@ -56,6 +56,17 @@ fn a_run_writes_its_errors_over_nothing_else() {
 }
 
 #[test]
+fn a_setting_that_was_typed_wrong_is_wrong_usage() {
+    let folder = tempfile::tempdir().unwrap();
+    for typed in [["--listen", "abc"], ["--set", "foo=1"], ["--engine", "foo"], ["--profile", "x"]] {
+        let ended = overnight(folder.path(), &[&["serve"], &typed[..]].concat());
+        assert_eq!(ended.status.code(), Some(2), "{typed:?}: {}", said(&ended));
+    }
+    fs::write(folder.path().join("overnight.toml"), "[server]\nlisten = \"abc\"\n").unwrap();
+    assert_eq!(overnight(folder.path(), &["serve"]).status.code(), Some(1));
+}
+
+#[test]
 fn a_run_is_done_for_its_own_input_only() {
     let server = Server::start();
     let folder = server.folder.path();

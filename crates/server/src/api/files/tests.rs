@@ -241,6 +241,9 @@ async fn unknown_paths_and_methods_have_an_envelope() {
     let harness = Harness::new();
     let error = harness.post_empty("/v1/nope").await.refused(404);
     assert_eq!(error["message"], "Invalid URL (POST /v1/nope)");
+    // What an SDK asks first, until somebody is told better.
+    let error = harness.post_empty("/v1/chat/completions").await.refused(404);
+    assert!(error["message"].as_str().unwrap().contains("batches only"), "{error}");
     harness.call(request(Method::PUT, "/v1/files", Body::empty())).await.refused(405);
     harness.post_empty("/v1/files").await.refused(415);
     let first = harness.get("/v1/files").await.headers["x-request-id"].clone();

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use anyhow::bail;
 use overnight_domain::batch::{BatchOptions, Order};
 
-use super::super::config::ConfigOptions;
+use super::super::config::RunOptions;
 use super::super::run::{Answered, FileRun, Shown, answer_all, on_a_node};
 use super::super::screen::Screen;
 use super::super::serve::start_logging;
@@ -16,7 +17,7 @@ use crate::run::{EndAtSignal, Node};
 
 pub(super) struct Here<'a> {
     environment: &'a Environment,
-    options: &'a ConfigOptions,
+    options: &'a RunOptions,
     output: &'a Path,
     labels: &'a Labels,
     screen: Screen,
@@ -27,7 +28,7 @@ pub(super) struct Here<'a> {
 impl<'a> Here<'a> {
     pub(super) fn new(
         environment: &'a Environment,
-        options: &'a ConfigOptions,
+        options: &'a RunOptions,
         output: &'a Path,
         labels: &'a Labels,
         screen: Screen,
@@ -101,6 +102,13 @@ impl<'a> Here<'a> {
             .models()
             .into_iter()
             .map(|model| Served { endpoint: endpoints.owner_of(&model).unwrap_or_default(), model });
-        only_model(&served.collect::<Vec<_>>(), self.labels)
+        let served: Vec<Served> = served.collect();
+        match endpoints.why_none_is_up() {
+            Some(why) if served.is_empty() => bail!(
+                "no engine is there to say which models it serves: {why}; start it, or name the model with --model \
+                 to wait for it"
+            ),
+            _ => only_model(&served, self.labels),
+        }
     }
 }

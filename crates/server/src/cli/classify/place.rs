@@ -6,7 +6,7 @@ use anyhow::bail;
 use serde::Deserialize;
 
 use super::super::client::Client;
-use super::super::config::ConfigOptions;
+use super::super::config::RunOptions;
 use super::super::{ClientOptions, DEFAULT_SERVER};
 use super::here::Here;
 use super::server::Server;
@@ -24,7 +24,7 @@ const MODEL_UNKNOWN: &str = "model_not_found";
 pub(super) struct Places<'a> {
     pub(super) environment: &'a Environment,
     pub(super) client: &'a ClientOptions,
-    pub(super) options: &'a ConfigOptions,
+    pub(super) options: &'a RunOptions,
     pub(super) is_local: bool,
     pub(super) folder: &'a Path,
     pub(super) output: &'a Path,
@@ -57,7 +57,9 @@ impl<'a> Places<'a> {
     /// The place of a round: where it was begun, else where it is wanted.
     pub(super) fn of(&self, round: &Round) -> anyhow::Result<Place<'a>> {
         let named = self.client.named(self.environment);
-        let wants_here = self.client.is_passed_over(self.options)? || self.is_local;
+        let is_configured = self.options.is_any_given();
+        self.client.refuse_both(is_configured)?;
+        let wants_here = is_configured || self.is_local;
         match &round.sent {
             Some(Sent { server: Some(begun), .. }) => {
                 let client = self.client.client_of(begun, self.environment)?;

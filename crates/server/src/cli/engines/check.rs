@@ -6,13 +6,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use clap::Args;
 use overnight_domain::engine_facts::{EngineFacts, Flavour};
 use overnight_domain::fault::Fault;
 use overnight_domain::route::Route;
-use overnight_engine::{Answer, Call, Engine, keeps_connections};
+use overnight_engine::{Answer, Call, Engine, discover, keeps_connections};
 use serde_json::{Value, json};
 
 use super::super::Ending;
@@ -23,6 +23,7 @@ use super::connect;
 use crate::config::{self, EngineConfig, Environment};
 use crate::dialect;
 use crate::dispatch::endpoint_config;
+use crate::run::DISCOVERY;
 
 /// What a person waits for.
 const TOTAL: Duration = Duration::from_secs(120);
@@ -35,7 +36,8 @@ const SHOWN_LEN: usize = 2_000;
 /// Try out what an engine can do, in at most two minutes
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Sends some thirty small requests. With --json each case has what was sent and what came. Exit code 0: the basics work.
+Sends some thirty small requests. With --json each case has what was sent and what came.
+Exit code 0: the basics work.
 
 Examples:
   overnight engines check gpu0
@@ -58,27 +60,37 @@ impl Check {
     pub(super) fn run(self, environment: &Environment) -> anyhow::Result<Ending> {
         let screen = Screen::new(self.json);
         let (config, _) = self.options.load(environment)?;
-        let engine = chosen(&self.target, &config)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("failed to start the runtime")?;
+        let engine = runtime.block_on(chosen(&self.target, &config))?;
         let works = runtime.block_on(check(&engine, &config, self.model.as_deref(), screen))?;
         Ok(if works { Ending::Answered } else { Ending::Failure })
     }
 }
 
-/// The configured engine of that name or address, with its key; or whatever listens at the address.
-fn chosen(text: &str, config: &config::Config) -> anyhow::Result<EngineConfig> {
+/// The configured engine of that name or address, with its key; or whatever listens at the address. Without a
+/// configuration the names are those of what is found.
+async fn chosen(text: &str, config: &config::Config) -> anyhow::Result<EngineConfig> {
     let known = config.engines.iter().find(|engine| engine.name == text || engine.url == text);
     if let Some(engine) = known {
         return Ok(engine.clone());
     }
-    let names: Vec<&str> = config.engines.iter().map(|engine| engine.name.as_str()).collect();
-    anyhow::ensure!(
-        text.starts_with("http://") || text.starts_with("https://"),
-        "no engine of the configuration is called `{text}` (known: {}); give an address, as in http://127.0.0.1:8000/v1",
+    if text.starts_with("http://") || text.starts_with("https://") {
+        return Ok(EngineConfig::by_address("engine", text));
+    }
+    let mut names: Vec<String> = config.engines.iter().map(|engine| engine.name.clone()).collect();
+    if names.is_empty() {
+        for found in discover(&config.discovery.ports, DISCOVERY).await {
+            if found.name == text {
+                return Ok(EngineConfig::at(found.name, found.kind, found.url));
+            }
+            names.push(found.name);
+        }
+    }
+    bail!(
+        "no engine is called `{text}` (known: {}); give an address, as in http://127.0.0.1:8000/v1",
         if names.is_empty() { "none".to_owned() } else { names.join(", ") }
-    );
-    Ok(EngineConfig::by_address("engine", text))
+    )
 }
 
 async fn check(
@@ -93,6 +105,7 @@ async fn check(
         let version = facts.version.as_deref().unwrap_or("of unknown version");
         screen.print(&format!("{} {version} at {}", facts.flavour, config.url))?;
     }
+    refuse_unknown(&facts, model)?;
     let models = Models::choose(&facts, model);
     let mut bench = Bench { engine, facts, models, started, screen, has_answered: false, works: false };
     bench.list_models()?;
@@ -103,6 +116,22 @@ async fn check(
     let setup = endpoint_config(config, &whole.dispatch, 1)?;
     bench.keep_alive(&setup).await?;
     bench.close()
+}
+
+/// A model that is none of those that the engine says it serves. It may stand there with a tag.
+fn refuse_unknown(facts: &EngineFacts, model: Option<&str>) -> anyhow::Result<()> {
+    let names: Vec<&str> = facts.models.iter().map(|served| served.name.as_str()).collect();
+    let is_known = |model: &str| {
+        names.iter().any(|name| {
+            name.strip_prefix(model).is_some_and(|tag| tag.is_empty() || tag.starts_with(':'))
+        })
+    };
+    match model {
+        Some(model) if !names.is_empty() && !is_known(model) => {
+            bail!("the engine does not serve `{model}`; it serves: {}", names.join(", "))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The engine's driver, and what it told.
