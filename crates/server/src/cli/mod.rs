@@ -31,6 +31,7 @@ mod submit;
 mod upload;
 mod verify;
 mod view;
+mod waits;
 mod watch;
 
 use std::process::ExitCode;

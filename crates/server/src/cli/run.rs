@@ -16,6 +16,7 @@ use super::meter::Meter;
 use super::screen::Screen;
 use super::serve::{THREADS_WITHIN, start_logging};
 use super::status::cut_short;
+use super::waits::Waits;
 use crate::config::units::{parse_duration, show_duration};
 use crate::config::{Config, Environment};
 use crate::notify::Sender;
@@ -285,7 +286,7 @@ async fn tell(batch: &OneBatch, screen: Screen) {
 async fn follow(batch: &OneBatch, output: &Path, screen: Screen) -> anyhow::Result<Progress> {
     let mut meter = Meter::of_requests(screen, &output.display().to_string());
     let (started, mut pace) = (Instant::now(), Pace::default());
-    let mut said = None;
+    let mut waits = Waits::default();
     loop {
         let progress = batch.progress().await?;
         let (done, total) = (progress.tally.done(), progress.batch.total);
@@ -302,12 +303,8 @@ async fn follow(batch: &OneBatch, output: &Path, screen: Screen) -> anyhow::Resu
             tell(batch, screen).await;
             bail!("{reason}: the same command again does");
         }
-        let reason = batch.waiting_reason();
-        if reason != said {
-            if let Some(reason) = &reason {
-                meter.note(&format!("waiting for {reason}"));
-            }
-            said = reason;
+        if let Some(reason) = waits.say(started.elapsed(), batch.waiting_reason()) {
+            meter.note(&format!("waiting for {reason}"));
         }
         tokio::time::sleep(POLL_EVERY).await;
     }

@@ -11,6 +11,7 @@ use super::list::Page;
 use super::meter::Meter;
 use super::status::{self, path};
 use super::view::{BatchView, Counts};
+use super::waits::Waits;
 use super::{ClientOptions, Ending};
 use crate::config::Environment;
 use crate::config::units::show_duration;
@@ -66,7 +67,7 @@ pub(super) fn wait_for_end(client: &Client, id: &str) -> anyhow::Result<(Box<Raw
     let mut meter = Meter::of_requests(client.screen(), id);
     let (started, mut pace) = (Instant::now(), Pace::default());
     let mut call = Call::get(path(id));
-    let mut said = None;
+    let mut waits = Waits::default();
     loop {
         let (raw, batch): (_, BatchView) = client.json(&call)?;
         // It is there: from now on a server that goes away is waited for.
@@ -80,11 +81,8 @@ pub(super) fn wait_for_end(client: &Client, id: &str) -> anyhow::Result<(Box<Raw
             return Ok((raw, batch));
         }
         let reason = batch.overnight.pause_reason.clone().or(batch.overnight.waiting_reason.clone());
-        if reason != said {
-            if let Some(reason) = &reason {
-                meter.note(&format!("{id} waits: {reason}"));
-            }
-            said = reason;
+        if let Some(reason) = waits.say(started.elapsed(), reason) {
+            meter.note(&format!("{id} waits: {reason}"));
         }
         std::thread::sleep(POLL_EVERY);
     }

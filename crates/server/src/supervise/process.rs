@@ -58,6 +58,8 @@ pub(super) struct Process {
     progress: Progress,
     signs: u64,
     line: Option<(Instant, Option<String>)>,
+    /// The last line of the process before.
+    said_before: Option<String>,
 }
 
 /// What changes while an engine works.
@@ -102,10 +104,12 @@ impl Process {
             progress: (None, None, None),
             signs: 0,
             line: None,
+            said_before: None,
         })
     }
 
     pub(super) fn start(&mut self) -> std::io::Result<()> {
+        self.said_before = last_lines(&self.log, 1).pop();
         self.child = Some(Child::start(&self.config.command, &self.log)?);
         self.is_mute = false;
         self.line = None;
@@ -250,7 +254,9 @@ impl Process {
     fn last_line(&mut self) -> Option<String> {
         self.child.as_ref()?;
         if self.line.as_ref().is_none_or(|(at, _)| at.elapsed() >= LINE_EVERY) {
-            self.line = Some((Instant::now(), last_lines(&self.log, 1).pop()));
+            let line =
+                last_lines(&self.log, 1).pop().filter(|line| Some(line) != self.said_before.as_ref());
+            self.line = Some((Instant::now(), line));
         }
         self.line.as_ref().and_then(|(_, line)| line.clone())
     }
@@ -299,6 +305,7 @@ mod tests {
             progress: (None, None, None),
             signs: 0,
             line: None,
+            said_before: None,
         }
     }
 

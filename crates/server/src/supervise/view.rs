@@ -116,6 +116,7 @@ pub(super) fn reason(life: &Lifecycle, words: &Circumstances<'_>) -> Option<Stri
             Some(rival) if words.is_wanted => {
                 format!("its engine waits for GPU slot {slot}, which `{rival}` has")
             }
+            None if words.is_wanted => "its engine is being started".to_owned(),
             _ => RESTING.to_owned(),
         },
         State::Starting { since } => {
