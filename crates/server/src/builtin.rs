@@ -46,8 +46,8 @@ pub(crate) fn refuse_labels<'a>(
 #[cfg(not(feature = "llama"))]
 pub(crate) fn engine(_: &Path) -> Result<EngineConfig, String> {
     Err(
-        "this build has no engine of its own: `cargo install --locked --path crates/server --features llama` makes one that \
-         has (needs cmake, libclang and a C++ compiler)"
+        "this build has no engine of its own: `cargo install --locked --path crates/server --features llama` makes one \
+         that has (needs cmake, libclang and a C++ compiler)"
             .to_owned(),
     )
 }

@@ -63,9 +63,9 @@ pub(super) struct Engine {
 impl Engine {
     pub(super) fn run(self, _: &crate::config::Environment) -> anyhow::Result<super::Ending> {
         anyhow::bail!(
-            "the built-in engine was left out of this build, so `{}` cannot be run: build it in with \
-             `cargo install --locked --path crates/server --features llama` (needs cmake, libclang and a C++ compiler), or use an engine \
-             such as Ollama",
+            "the built-in engine was left out of this build, so `{}` cannot be run: build it in with `cargo install \
+             --locked --path crates/server --features llama` (needs cmake, libclang and a C++ compiler), or use an \
+             engine such as Ollama",
             self.model
         )
     }

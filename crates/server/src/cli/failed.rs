@@ -90,9 +90,7 @@ impl Failed {
         screen.note(&format!("`overnight retry {}` sends them again", self.id));
         Ok(Ending::Answered)
     }
-}
 
-impl Failed {
     /// Why there is nothing to show.
     fn nothing(&self, batch: &BatchView) -> String {
         let failed = batch.request_counts.failed;
