@@ -35,6 +35,16 @@ const MIB: u64 = 1 << 20;
 /// The window of a batch that nobody waits for with a deadline.
 const WINDOW: &str = "24h";
 
+/// What the state folder of an output is called, after it.
+pub(crate) const STATE_SUFFIX: &str = ".overnight";
+
+/// Where the state of an output lies.
+pub(crate) fn state_folder(output: &Path) -> PathBuf {
+    let mut name = output.as_os_str().to_owned();
+    name.push(STATE_SUFFIX);
+    PathBuf::from(name)
+}
+
 pub(crate) struct OneBatch {
     node: Node,
     ctx: Arc<Context>,

@@ -1,7 +1,6 @@
 //! Which files lie below a folder, and what each of them holds.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -10,12 +9,11 @@ use anyhow::Context as _;
 use overnight_domain::file::Sha256;
 use sha2::Digest as _;
 
+use crate::one_batch::{STATE_SUFFIX, state_folder};
 use crate::whole::located;
 
 /// A larger file is a log or a dump, and no document: it would be read whole for its first page.
 const FILE_LEN_MAX: u64 = 64 << 20;
-/// What the folder of a command's state is called, after its output.
-pub(super) const STATE_SUFFIX: &str = ".overnight";
 
 /// The files below a folder by their paths from it, in the same order every time.
 #[derive(Debug, Default)]
@@ -116,14 +114,7 @@ fn is_ours(path: &Path, is_folder: bool) -> bool {
     if is_folder {
         return path.as_os_str().as_encoded_bytes().ends_with(STATE_SUFFIX.as_bytes());
     }
-    beside(path).is_dir()
-}
-
-/// The folder of state of an output.
-pub(super) fn beside(output: &Path) -> PathBuf {
-    let mut name: OsString = output.as_os_str().to_owned();
-    name.push(STATE_SUFFIX);
-    PathBuf::from(name)
+    state_folder(path).is_dir()
 }
 
 /// Reads a file that may be anything.

@@ -20,10 +20,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::answer::{self, Answers};
-use super::documents::beside;
 use super::labels::Labels;
 use super::question::Question;
 use crate::lock::lock_folder;
+use crate::one_batch::state_folder;
 use crate::whole::write_whole;
 
 pub(crate) struct State {
@@ -61,7 +61,7 @@ impl State {
     /// The state of an output, which may be written as a table, too. What is there already and cannot be of this command
     /// is not written over.
     pub(crate) fn open(output: &Path, csv: Option<&Path>, question: &Question) -> anyhow::Result<Self> {
-        let all = beside(output);
+        let all = state_folder(output);
         let mut written = [Some(output), csv].into_iter().flatten();
         if let Some(other) = written.find(|path| path.exists() && !all.exists()) {
             bail!(
@@ -139,7 +139,7 @@ impl Round {
 
     /// Where it runs, when this command runs it.
     pub(crate) fn run_folder(&self) -> PathBuf {
-        beside(&self.results())
+        state_folder(&self.results())
     }
 
     /// Where the round and those before it are kept.

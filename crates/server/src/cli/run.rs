@@ -1,6 +1,5 @@
 //! `overnight run IN -o OUT`
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -20,7 +19,7 @@ use super::waits::Waits;
 use crate::config::units::{parse_duration, show_duration};
 use crate::config::{Config, Environment};
 use crate::notify::Sender;
-use crate::one_batch::{OneBatch, Progress, Targets, first_route, refuse_changed};
+use crate::one_batch::{OneBatch, Progress, Targets, first_route, refuse_changed, state_folder};
 use crate::run::{EndAtSignal, Node, exit_on_signal, stop_on_signal};
 use crate::service::Announcer;
 use crate::verify::RunRecord;
@@ -190,12 +189,6 @@ pub(super) fn on_a_node(
     });
     runtime.shutdown_timeout(THREADS_WITHIN);
     ended
-}
-
-fn state_folder(output: &Path) -> PathBuf {
-    let mut name: OsString = output.as_os_str().to_owned();
-    name.push(".overnight");
-    PathBuf::from(name)
 }
 
 /// The record of a run that is done and whose output is still there.

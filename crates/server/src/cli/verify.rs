@@ -18,6 +18,7 @@ use super::status::path;
 use super::view::{BatchView, Counts};
 use super::{ClientOptions, Ending};
 use crate::config::Environment;
+use crate::one_batch::state_folder;
 use crate::verify::{Proof, RunRecord, Sources, verify};
 
 const BUFFER_LEN: usize = 1 << 20;
@@ -115,14 +116,8 @@ fn of_files(
 
 /// The output of a run, whose folder says what belongs to it.
 fn of_run(subject: &Path) -> anyhow::Result<Finding> {
-    let beside = |name: OsString| PathBuf::from(name).join(RUN_RECORD);
-    let mut with_suffix = subject.as_os_str().to_owned();
-    with_suffix.push(".overnight");
-    let candidates = [
-        subject.join(RUN_RECORD),
-        beside(with_suffix),
-        beside(subject.with_extension("overnight").into_os_string()),
-    ];
+    let folders = [subject.to_owned(), state_folder(subject), subject.with_extension("overnight")];
+    let candidates = folders.map(|folder| folder.join(RUN_RECORD));
     let Some(found) = candidates.iter().find(|candidate| candidate.is_file()) else {
         bail!(
             "`{}` is neither a batch nor the output of a finished run; --input and --output verify any files",

@@ -1,7 +1,6 @@
 //! Engines that are found, understood and used right: five shapes on five ports.
 
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ use overnight_engine::{EndpointConfig, Engine as _, OpenAi};
 use overnight_sim::{Engine, Latency, Permits, Script, Shape, Tei};
 use serde_json::{Value, json};
 
-use crate::harness::{Server, Setup, lines};
+use crate::harness::{Server, Setup, lines, overnight};
 
 const SHAPES: [(Shape, &str, &str); 5] = [
     (Shape::Vllm, "vllm", "vLLM"),
@@ -25,15 +24,6 @@ const MUTES: u64 = 20;
 
 fn shaped(shape: Shape, model: &str) -> Script {
     Script { shape, models: vec![model.to_owned()], ..Script::default() }
-}
-
-fn overnight(folder: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_overnight"))
-        .args(args)
-        .current_dir(folder)
-        .env_remove("OVERNIGHT_URL")
-        .output()
-        .unwrap()
 }
 
 fn json_lines(output: &Output) -> Vec<Value> {

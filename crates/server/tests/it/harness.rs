@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use overnight_sim::{Engine, Script, Shape};
@@ -422,6 +422,16 @@ pub(crate) fn lines(content: &[u8]) -> Vec<Value> {
 
 pub(crate) fn custom_ids(content: &[u8]) -> Vec<String> {
     lines(content).iter().map(|line| line["custom_id"].as_str().unwrap().to_owned()).collect()
+}
+
+/// What a command says and how it ends. It knows of no server but what it is told.
+pub(crate) fn overnight(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_overnight"))
+        .args(arguments)
+        .current_dir(folder)
+        .env_remove("OVERNIGHT_URL")
+        .output()
+        .unwrap()
 }
 
 /// A port that nobody uses now; the kernel does not give it out again soon.

@@ -6,14 +6,14 @@ mod receiver;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use overnight_sim::{Latency, Script};
 use serde_json::{Value, json};
 
 use self::receiver::{Conduct, Receiver};
-use crate::harness::{PATIENCE, Server, Setup, input};
+use crate::harness::{PATIENCE, Server, Setup, input, overnight};
 
 const HOURS: Duration = Duration::from_secs(24 * 3_600);
 /// For a server that has nothing to do but to tell who does not listen: a message is given up after 30 s, and one that
@@ -289,10 +289,6 @@ fn who_hangs_delays_neither_a_batch_nor_the_end() {
 /// A process that has ended but was not waited for is no longer running.
 fn is_running(process: &Path) -> bool {
     fs::read_to_string(process.join("stat")).is_ok_and(|stat| !stat.contains(") Z "))
-}
-
-fn overnight(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_overnight")).args(arguments).current_dir(folder).output().unwrap()
 }
 
 #[test]

@@ -2,15 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::json;
 
-use crate::harness::{Server, request_line};
-
-fn overnight(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_overnight")).args(arguments).current_dir(folder).output().unwrap()
-}
+use crate::harness::{Server, overnight, request_line};
 
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
